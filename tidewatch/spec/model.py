@@ -9,7 +9,8 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field as Option, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import Field as Option
 
 from tidewatch.spec import types
 
@@ -241,5 +242,7 @@ class Spec(Model):
         if self.dead_letters.topic == self.topic.name:
             raise ValueError("dead letters need a topic of their own")
         if self.dead_letters.retention <= self.topic.retention:
-            raise ValueError("dead_letters.retention must outlast topic.retention, or letters vanish before their source")
+            raise ValueError(
+                "dead_letters.retention must outlast topic.retention, or letters vanish before their source"
+            )
         return self

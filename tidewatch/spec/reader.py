@@ -49,7 +49,9 @@ def load_all(directory: Path, *, builtin: bool = True) -> Specs:
     """
     files = sorted(directory.glob("*.yaml")) if directory.is_dir() else []
     if not files:
-        raise SpecError("no pipeline spec found", where=str(directory), fix="add pipelines/<name>.yaml, or set TIDEWATCH_PIPELINES")
+        raise SpecError(
+            "no pipeline spec found", where=str(directory), fix="add pipelines/<name>.yaml, or set TIDEWATCH_PIPELINES"
+        )
     found: dict[Path, Spec] = {path: load(path) for path in files}
     if builtin:
         found |= {path: load(path) for path in sorted(BUILTIN.glob("*.yaml"))}
@@ -61,7 +63,9 @@ def load(path: Path) -> Spec:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot be read: {error}", where=str(path), fix="check the path, its permissions and its encoding (UTF-8)") from error
+        raise SpecError(
+            f"cannot be read: {error}", where=str(path), fix="check the path, its permissions and its encoding (UTF-8)"
+        ) from error
     return parse(text, str(path))
 
 
@@ -170,11 +174,20 @@ def _refuse_duplicate_keys(node: yaml.Node | None, where: str) -> None:
 def _refuse_shared(found: dict[Path, Spec]) -> None:
     taken: dict[tuple[str, str], Path] = {}
     for path, spec in found.items():
-        claims = [("name", spec.name), ("table", spec.table.name), ("topic", spec.topic.name), ("topic", spec.dead_letters.topic)]
+        claims = [
+            ("name", spec.name),
+            ("table", spec.table.name),
+            ("topic", spec.topic.name),
+            ("topic", spec.dead_letters.topic),
+        ]
         claims += [("table", aggregate.name) for aggregate in spec.aggregates]
         claims += [("route", route) for route in (spec.source.path, spec.source.batch_path) if route]
         for claim in claims:
             kind, value = claim
             other = taken.setdefault(claim, path)
             if other != path:
-                raise SpecError(f"the {kind} {value} is taken by {other.name}", where=str(path), fix=f"give this pipeline another {kind}")
+                raise SpecError(
+                    f"the {kind} {value} is taken by {other.name}",
+                    where=str(path),
+                    fix=f"give this pipeline another {kind}",
+                )

@@ -1,0 +1,70 @@
+"""The SQL store: SQLite in WAL mode by default, PostgreSQL in production."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from tidewatch.errors import SettingsError, StoreError, StoreUnavailable
+from tidewatch.settings import Store
+
+_BUSY_MS = 5000
+
+
+def open_store(settings: Store) -> Engine:
+    """An engine whose every commit is on disk when it returns. Raises SettingsError for a URL of another kind."""
+    try:
+        url = make_url(settings.url.get_secret_value())
+    except ArgumentError as error:
+        raise SettingsError(
+            "TIDEWATCH_STORE__URL is no database URL", fix="write sqlite:///path or postgresql+psycopg://…"
+        ) from error
+    if url.drivername == "sqlite":
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+    if url.drivername == "postgresql+psycopg":
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    raise SettingsError(f"the store cannot be {url.drivername}", fix="write sqlite:///path or postgresql+psycopg://…")
+
+
+def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
+    # The driver would begin transactions by itself, too late for BEGIN IMMEDIATE.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A transaction that reads first and writes later would fail at once when another has written in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Our errors for SQLAlchemy's; `doing` completes "the store failed while …"."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        fix = "check that the database runs and TIDEWATCH_STORE__URL names it"
+        raise StoreUnavailable(f"the store did not answer while {doing}: {_reason(error)}", fix=fix) from error
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"the store failed while {doing}: {_reason(error)}", fix="see the database's log for the same time"
+        ) from error
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    # The driver's own words: SQLAlchemy's hold the statement and its parameters, which may be personal.
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(original).split())

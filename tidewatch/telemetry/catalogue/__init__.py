@@ -1,0 +1,1 @@
+"""Metric declarations, one module an area; `tidewatch.telemetry.metrics.catalogue` finds them all."""
