@@ -1,4 +1,4 @@
-"""`tidewatch`: one command; each group is a module beside this one that exposes `app`.
+"""`tidewatch`: one command; each module beside this one is a group (`app`) or a command (`main`).
 
 Exit codes: 0 ok, 1 failed, 2 wrong use or cancelled, 3 a check found a problem, 4 not provable or not permitted.
 """
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from controlplane import cli
 from tidewatch import __version__
@@ -49,18 +50,12 @@ def _mount() -> None:
     for name in sorted(module.name for module in pkgutil.iter_modules(cli.__path__)):
         if name in _HELPERS:
             continue
-        group: typer.Typer = importlib.import_module(f"{cli.__name__}.{name}").app
-        # A module with a single command, such as `tail`, is that command; the others are groups.
-        single = (
-            len(group.registered_commands) == 1 and group.registered_callback is None and not group.registered_groups
-        )
-        if single:
-            command = group.registered_commands[0]
-            app.command(name=command.name or name, help=command.help, context_settings=command.context_settings)(
-                command.callback or _root
-            )
+        module = importlib.import_module(f"{cli.__name__}.{name}")
+        # A module with a function `main`, such as tail.py, is a command; the others are groups.
+        if command := getattr(module, "main", None):
+            app.command(name=name)(command)
         else:
-            app.add_typer(group, name=name)
+            app.add_typer(module.app, name=name)
 
 
 def main() -> None:
@@ -71,8 +66,9 @@ def main() -> None:
     except TidewatchError as error:
         console = Console(stderr=True, highlight=False)
         place = f"{error.where}: " if error.where else ""
-        console.print(f"[bold red]error[/]: {place}{error.what}", markup=True, soft_wrap=True)
-        console.print(f"  [bold]fix[/]: {error.fix}", soft_wrap=True)
+        # Escaped, because a message may quote what somebody sent.
+        console.print(f"[bold red]error[/]: {escape(place + error.what)}", soft_wrap=True)
+        console.print(f"  [bold]fix[/]: {escape(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(2)
