@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -47,7 +47,16 @@ def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
 
 def _begin_immediate(connection: Any) -> None:
     # A transaction that reads first and writes later would fail at once when another has written in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # One that only reads says so, and then waits for no writer.
+    only_reads = connection.get_execution_options().get("only_reads", False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: on SQLite it takes no write lock."""
+    with engine.connect().execution_options(only_reads=True) as connection, connection.begin():
+        yield connection
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def write_ranges(clickhouse: ClickHouse, records: Iterable[RangeRecord]) -> None
     """Write `records` at once; the same records again change nothing."""
     body = "\n".join(json.dumps(_row(record)) for record in records).encode()
     if body:
-        clickhouse.insert_body(_INSERT, body, settings={"async_insert": 0}, query_id=None)
+        clickhouse.insert_body(_INSERT, body, settings={"async_insert": 0})
 
 
 def read_ranges(
