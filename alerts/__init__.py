@@ -1,0 +1,1 @@
+"""Alert rules as code, generated from the specs and the metric catalogue."""

@@ -1,0 +1,1 @@
+"""Measurements of Kafka, ClickHouse and the pipelines; they measure and never judge."""

@@ -1,0 +1,1 @@
+"""Executable runbooks: one page an alert."""

@@ -1,0 +1,1 @@
+"""The `tidewatch` command: one module a group."""
