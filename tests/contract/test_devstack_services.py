@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -30,12 +31,17 @@ def create_topic(bootstrap: str, topic: str, replicas: int = 1) -> None:
 
 def produce(bootstrap: str, topic: str, *values: bytes) -> None:
     """Returns when all are acknowledged by all replicas in sync."""
-    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 0})
-    errors: list[object] = []
+    assert attempt(bootstrap, topic, *values, seconds=60) == ["None"] * len(values)
+
+
+def attempt(bootstrap: str, topic: str, *values: bytes, seconds: float) -> list[str]:
+    """The error of each record, "None" for none: a KafkaError must not be compared with None, it raises later."""
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "log_level": 0})
+    errors: list[str] = []
     for value in values:
-        producer.produce(topic, value, on_delivery=lambda error, _: errors.append(error))
-    assert producer.flush(60) == 0
-    assert errors == [None] * len(values)
+        producer.produce(topic, value, on_delivery=lambda error, _: errors.append(str(error)))
+    producer.flush(seconds)
+    return errors or ["no answer"] * len(values)
 
 
 def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
@@ -68,11 +74,7 @@ def test_one_broker_keeps_its_records_and_its_address_through_kill_and_stop(tmp_
 
 
 def test_topics_are_never_created_by_a_typing_error(kafka: KafkaCluster, fresh: str) -> None:
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "message.timeout.ms": 1000})
-    errors: list[object] = []
-    producer.produce(fresh, b"x", on_delivery=lambda error, _: errors.append(error))
-    producer.flush(30)
-    assert errors != [None]
+    assert attempt(kafka.bootstrap, fresh, b"x", seconds=1) != ["None"]
     assert fresh not in AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=10).topics
 
 
@@ -95,11 +97,7 @@ def test_clients_go_through_a_proxy_that_is_advertised(tmp_path: Path, fresh: st
             create_topic(cluster.bootstrap, fresh)
             produce(cluster.bootstrap, fresh, b"x")
             proxy.cut()
-            producer = Producer({"bootstrap.servers": cluster.bootstrap, "message.timeout.ms": 500})
-            errors: list[object] = []
-            producer.produce(fresh, b"y", on_delivery=lambda error, _: errors.append(error))
-            producer.flush(30)
-            assert errors != [None]
+            assert attempt(cluster.bootstrap, fresh, b"y", seconds=0.5) == ["no answer"]
             proxy.heal()
             assert consume(cluster.bootstrap, fresh, 1) == [b"x"]
 
@@ -143,8 +141,15 @@ def test_prometheus_scrapes_what_its_file_says_and_reads_it_again(tmp_path: Path
         target = server.url.removeprefix("http://")
         config.write_text(f"scrape_configs: [{{job_name: self, static_configs: [{{targets: ['{target}']}}]}}]\n")
         server.reload()
-        found = httpx.get(f"{server.url}/api/v1/targets", timeout=10).json()["data"]["activeTargets"]
-        assert [each["labels"]["job"] for each in found] == ["self"]
+        await_target(server, "self")
+
+
+def await_target(server: Prometheus, job: str) -> None:
+    """The scraper takes up a new configuration within some seconds."""
+    deadline = time.monotonic() + 60
+    while job not in httpx.get(f"{server.url}/api/v1/targets", timeout=10).text:
+        assert time.monotonic() < deadline, f"{job} is not scraped"
+        time.sleep(0.1)
 
 
 ORPHANS = """
