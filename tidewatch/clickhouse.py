@@ -56,6 +56,7 @@ class ClickHouse:
                 send_receive_timeout=timeout,
                 connect_timeout=min(10, timeout),
                 query_retries=0,
+                tz_mode="aware",
             )
 
     def __enter__(self) -> Self:

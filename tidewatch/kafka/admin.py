@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError, NoBrokersAvailable, UnknownTopicOrPartitionError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from kafka.errors import KafkaError as ForeignError
+from kafka.net.compat import KafkaNetClient
 
 from tidewatch.errors import KafkaError, KafkaUnavailable
 from tidewatch.settings import Kafka
@@ -64,11 +65,30 @@ class KafkaAdmin:
 
     def __init__(self, settings: Kafka, *, client_id: str = "tidewatch-admin", timeout_seconds: float = 15) -> None:
         self.settings = settings
+        started: list[Any] = []
+
+        def start(**configs: Any) -> Any:
+            started.append(KafkaNetClient(**configs))
+            return started[-1]
+
+        try:
+            self._client = self._connect(client_id, timeout_seconds, start)
+        except KafkaError:
+            # kafka-python leaves the thread and the sockets of a start that failed.
+            for network in started:
+                network.close()
+                network._net.stop()  # noqa: SLF001 — what KafkaAdminClient.close does
+            raise
+
+    def _connect(self, client_id: str, timeout_seconds: float, start: Callable[..., Any]) -> Any:
+        settings = self.settings
         with _translated("connecting"):
-            self._client = KafkaAdminClient(
+            return KafkaAdminClient(
+                kafka_client=start,
                 bootstrap_servers=settings.bootstrap.split(","),
                 client_id=client_id,
                 request_timeout_ms=int(timeout_seconds * 1000),
+                bootstrap_timeout_ms=int(timeout_seconds * 1000),
                 security_protocol=settings.security_protocol,
                 sasl_mechanism=settings.sasl_mechanism,
                 sasl_plain_username=settings.username,
@@ -161,7 +181,8 @@ class KafkaAdmin:
         with _translated(f"reading the offsets of group {group}"):
             found = self._client.list_group_offsets([group])[group]
         return {
-            Partition(where.topic, where.partition): Committed(value.offset, value.metadata or "")
+            # confluent-kafka ends the string that it commits with a NUL.
+            Partition(where.topic, where.partition): Committed(value.offset, (value.metadata or "").rstrip("\0"))
             for where, value in found.items()
             if value.offset >= 0
         }
@@ -190,7 +211,7 @@ def _topic(found: Mapping[str, Any], configs: Mapping[str, Any]) -> Topic:
 def _translated(doing: str) -> Iterator[None]:
     try:
         yield
-    except (KafkaConnectionError, KafkaTimeoutError, NoBrokersAvailable, TimeoutError, OSError) as error:
+    except (KafkaConnectionError, KafkaTimeoutError, TimeoutError, OSError) as error:
         fix = "check that the brokers run and TIDEWATCH_KAFKA__BOOTSTRAP names them"
         raise KafkaUnavailable(f"Kafka did not answer while {doing}: {error}", fix=fix) from error
     except UnknownTopicOrPartitionError as error:
