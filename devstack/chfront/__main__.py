@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     engine = Engine(arguments.data.resolve(), connections=arguments.connections, max_memory=arguments.max_memory)
-    server = Server(Service(engine, Password(os.environ.get(PASSWORD, ""))), arguments.host, arguments.port)
+    service = Service(engine, Password(os.environ.get(PASSWORD, "")))
+    server = Server(service, arguments.host, arguments.port)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     where = f"http://{arguments.host}:{server.port}"
     log.info("ClickHouse %s (chDB) on %s, data in %s; %s", engine.version, where, arguments.data, NOTICE)
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pass
     whole = server.stop(GRACE_SECONDS)
     if whole:
+        service.close()
         engine.close()
     log.info("stopped%s", "" if whole else "; statements were still running")
     os._exit(0 if whole else 1)

@@ -11,6 +11,7 @@ from typing import Final
 from devstack.chfront import multipart, statement
 from devstack.chfront.compression import Bytes, decompressed
 from devstack.chfront.errors import BAD_ARGUMENTS, NOT_IMPLEMENTED, refusal
+from devstack.chfront.sessions import Wish
 from devstack.chfront.statement import Statement
 from devstack.chfront.wire import Request
 
@@ -60,6 +61,7 @@ class Call:
     settings: dict[str, str]
     database: str = ""
     default_format: str = ""
+    session: Wish = field(default_factory=Wish)
     read_only: bool = False
     wait: bool = False
     compress: bool = True
@@ -67,7 +69,8 @@ class Call:
 
     @property
     def output(self) -> str:
-        return self.statement.format or self.default_format or "TabSeparated"
+        of_result = None if self.statement.takes_data else self.statement.format
+        return of_result or self.default_format or "TabSeparated"
 
 
 def read(request: Request) -> Call:
@@ -91,6 +94,7 @@ def read(request: Request) -> Call:
         settings=_settings(values, {f"{table.name}{suffix}" for table in externals for suffix in _TABLE_SUFFIXES}),
         database=request.header("x-clickhouse-database") or values.get("database", ""),
         default_format=request.header("x-clickhouse-format") or values.get("default_format", ""),
+        session=Wish.of(values),
         read_only=request.method in {"GET", "HEAD"},
         wait=values.get("wait_end_of_query", "").lower() in _TRUE,
         compress=values.get("enable_http_compression", "1").lower() in _TRUE,

@@ -10,14 +10,14 @@ import importlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from devstack.chfront.compression import Bytes
-from devstack.chfront.errors import BAD_ARGUMENTS, UNKNOWN_SETTING, FrontError, from_engine, refusal
+from devstack.chfront.errors import BAD_ARGUMENTS, UNKNOWN_SETTING, from_engine, refusal
 
 SETTING_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 NOT_STREAMED: Final = "Streaming query is not supported"
@@ -67,6 +67,22 @@ class Session:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+
+    def state(self, names: Iterable[str]) -> Callable[[], None]:
+        """Remember the database and these settings; the function that is returned brings them back."""
+        database = bytes(self.run("SELECT currentDatabase()", "TabSeparatedRaw").data).decode().removesuffix("\n")
+        listed = ", ".join(quoted(name) for name in names) or "''"
+        sql = f"SELECT name, value, changed FROM system.settings WHERE name IN ({listed})"  # noqa: S608  # quoted
+        rows = bytes(self.run(sql).data)
+        before = [row.split("\t") for row in rows.decode().splitlines()]
+        back = [f"{name} = {quoted_escaped(value) if int(changed) else 'DEFAULT'}" for name, value, changed in before]
+
+        def restore() -> None:
+            self.use(database)
+            if back:
+                self.run("SET " + ", ".join(back))
+
+        return restore
 
     def apply(self, settings: Mapping[str, str]) -> None:
         for name in settings:
@@ -158,15 +174,6 @@ class Engine:
         with self._slots:
             yield
 
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        session = self.open()
-        try:
-            yield session
-        finally:
-            with suppress(FrontError):
-                session.close()
-
     def close(self) -> None:
         """Let the engine write what it holds and give the directory free."""
         self._keeper.close()
@@ -174,6 +181,11 @@ class Engine:
 
 def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quoted_escaped(tab_separated: str) -> str:
+    """A value as TabSeparated wrote it, as a literal: both escape alike, but for the quote."""
+    return "'" + tab_separated.replace("\\'", "'").replace("'", "\\'") + "'"
 
 
 def identifier(name: str) -> str:

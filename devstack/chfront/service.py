@@ -18,7 +18,9 @@ from devstack.chfront.call import Call, External
 from devstack.chfront.compression import Bytes
 from devstack.chfront.engine import Counts, Engine, Piece, Session, identifier
 from devstack.chfront.errors import FrontError
-from devstack.chfront.spool import spooled
+from devstack.chfront.processes import Running, by_caller, marked, unshifted
+from devstack.chfront.sessions import Sessions
+from devstack.chfront.spool import Spool
 from devstack.chfront.wire import Request, Response
 
 OK: Final = "Ok.\n"
@@ -57,6 +59,12 @@ class Service:
     def __init__(self, engine: Engine, password: Password) -> None:
         self._engine = engine
         self._password = password
+        self._sessions = Sessions(engine.open)
+        self._spool = Spool()
+        self._running = Running()
+
+    def close(self) -> None:
+        self._sessions.close()
 
     def answer(self, request: Request) -> Response:
         """The answer to any request; the engine's and the caller's errors are answers too."""
@@ -82,8 +90,11 @@ class Service:
         started = time.monotonic_ns()
         coding = compression.chosen(request.header("accept-encoding")) if call.compress else None
         with ExitStack() as held:
-            held.enter_context(self._engine.turn())
-            session = held.enter_context(self._engine.session())
+            if call.statement.verb != "KILL":  # it must get through when every turn is taken
+                held.enter_context(self._engine.turn())
+            held.enter_context(self._running.claim(call.query_id))
+            wanted = self._sessions.session(call.session, settings=call.settings, lasting=call.statement.lasting)
+            session = held.enter_context(wanted)
             result = self._run(session, call, held)
             first, ended = _take(result.pieces, None if call.wait else HELD_BACK)
             headers = self._headers(call, result.counts, started)
@@ -97,22 +108,28 @@ class Service:
             session.use(call.database)
         session.apply(call.settings)
         for table in call.externals:
-            _create(session, table)
-        if call.read_only and "readonly" not in call.settings:
+            self._create(session, table)
+        if call.read_only and not call.session.id and "readonly" not in call.settings:
             session.apply({"readonly": "2"})
-        sql = call.statement.sql
+        sql = by_caller(call.statement.verb, call.statement.sql)
         if call.statement.takes_data:
-            path = held.enter_context(spooled(call.data))
+            path = held.enter_context(self._spool.write(call.data))
             sql = call.statement.reading(path)
-        text = sql.encode("latin-1")
+        text = marked(sql, call.query_id).encode("latin-1")
         if call.wait or call.output.lower() not in _APPENDABLE or call.statement.verb not in {"SELECT", "WITH"}:
-            piece = session.run(text, call.output, call.params)
-            return Result(iter([piece.data]), piece.counts)
+            return _at_once(session, text, call)
         result = Result(iter(()))
-        result.pieces = _counted(session.stream(text, call.output, call.params), result)
+        result.pieces = _counted(session.stream(text, call.output, call.params), result, call)
         if call.output.lower() == "arrowstream":
             result.pieces = one_stream(result.pieces)
         return result
+
+    def _create(self, session: Session, table: External) -> None:
+        """What the server does with an external table: a temporary one of engine Memory, filled beforehand."""
+        name = identifier(table.name)
+        session.run(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
+        with self._spool.write([table.data]) as path:
+            session.run(f"INSERT INTO {name} FROM INFILE '{path}' FORMAT {identifier(table.format)}")
 
     def _rest(
         self, first: list[Bytes], result: Result, headers: dict[str, str], coding: str | None, release: ExitStack
@@ -168,18 +185,21 @@ _CONTENT_TYPES: Final = {
 }
 
 
-def _create(session: Session, table: External) -> None:
-    """What the server does with an external table: a temporary one of engine Memory, filled before the statement."""
-    name = identifier(table.name)
-    session.run(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
-    with spooled([table.data]) as path:
-        session.run(f"INSERT INTO {name} FROM INFILE '{path}' FORMAT {identifier(table.format)}")
+def _at_once(session: Session, sql: bytes, call: Call) -> Result:
+    try:
+        piece = session.run(sql, call.output, call.params)
+    except FrontError as error:
+        raise unshifted(error, call.query_id) from error
+    return Result(iter([piece.data]), piece.counts)
 
 
-def _counted(pieces: Iterator[Piece], result: Result) -> Iterator[Bytes]:
-    for piece in pieces:
-        result.counts = result.counts.plus(piece.counts)
-        yield piece.data
+def _counted(pieces: Iterator[Piece], result: Result, call: Call) -> Iterator[Bytes]:
+    try:
+        for piece in pieces:
+            result.counts = result.counts.plus(piece.counts)
+            yield piece.data
+    except FrontError as error:
+        raise unshifted(error, call.query_id) from error
 
 
 def _take(pieces: Iterator[Bytes], limit: int | None) -> tuple[list[Bytes], bool]:

@@ -54,6 +54,8 @@ class Statement:
     data_start: int = 0
     insert_at: int = 0
     inputs: tuple[tuple[int, int], ...] = ()
+    lasting: bool = False
+    """Whether it changes the session: settings, database or temporary tables."""
 
     @property
     def takes_data(self) -> bool:
@@ -97,7 +99,10 @@ def parse(sql: str) -> Statement:
         return _insert(sql, stream)
     seen = [first, *stream]
     end = _end(seen, sql)
-    return Statement("query", first.upper, sql[:end], _output_format([t for t in seen if t.end <= end]))
+    lasting = first.upper in {"SET", "USE"} or "TEMPORARY" in {token.upper for token in seen[1:4]}
+    return Statement(
+        "query", first.upper, sql[:end], _output_format([t for t in seen if t.end <= end]), lasting=lasting
+    )
 
 
 def _end(seen: list[Token], sql: str) -> int:
@@ -175,7 +180,7 @@ def _insert_select(sql: str, stream: Iterator[Token]) -> Statement:
         if opened and token.text == ")" and token.depth == opened[1]:
             inputs.append((opened[0], token.start))
             opened = None
-        if token.text == "(" and seen and seen[-1].upper == "INPUT" and not _is_method(seen):
+        if token.text == "(" and seen and seen[-1].text == "input" and not _is_method(seen):
             opened = (token.end, token.depth)
         if inputs and seen and seen[-1].upper == "FORMAT" and not seen[-1].depth and token.kind == "word":
             at = seen[-1].start
