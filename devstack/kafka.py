@@ -5,14 +5,13 @@ Broker `i` has node id `i`, from 0, so that a leader's id in the metadata names 
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -20,8 +19,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from devstack.install import java, kafka_jars
-from devstack.ports import LOOPBACK, free_port, is_free
+from devstack.ports import LOOPBACK, kept_ports
 from devstack.process import Child, ProcessError
+from tidewatch.errors import UsageError
 
 # Measured on two cores against the defaults (G1, C2): ready in 1.5 s instead of 1.9, 1.8 s of CPU instead of 3.0,
 # 390 MB resident instead of 610, the same 0.7–1.0 M records/s over six million, and less CPU per small request.
@@ -41,12 +41,8 @@ class Ports:
     internal: int
     controller: int
 
-    @classmethod
-    def free(cls) -> Ports:
-        return cls(free_port(), free_port(), free_port())
 
-    def usable(self) -> bool:
-        return all(is_free(port) for port in asdict(self).values())
+USES = tuple(field.name for field in fields(Ports))
 
 
 class KafkaCluster:
@@ -59,7 +55,7 @@ class KafkaCluster:
         self.directory = directory.absolute()
         self.heap = heap
         self.config = dict(config or {})
-        self.ports = _ports(self.directory / "cluster.json", brokers)
+        self.ports = _ports(self.directory, brokers)
         self.advertised = [ports.client for ports in self.ports]
         self.brokers = [
             Child(f"kafka-{i}", self._java("kafka.Kafka", self._properties(i)), log=self.directory / f"broker-{i}.log")
@@ -220,16 +216,16 @@ def _broker_settings(brokers: int) -> dict[str, str]:
     }
 
 
-def _ports(path: Path, brokers: int) -> list[Ports]:
-    """The ports that this directory had, where they are still free; else new ones."""
-    if path.exists():
-        kept = [Ports(**entry) for entry in json.loads(path.read_text())]
-        if len(kept) == brokers and all(ports.usable() for ports in kept):
-            return kept
-    ports = [Ports.free() for _ in range(brokers)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(entry) for entry in ports]))
-    return ports
+def _ports(directory: Path, brokers: int) -> list[Ports]:
+    formatted = len(list(directory.glob("broker-*/data/meta.properties")))
+    if formatted not in {0, brokers}:
+        raise UsageError(
+            f"this directory holds a cluster of {formatted}, and {brokers} were asked for",
+            where=str(directory),
+            fix="ask for as many as there are, or remove the directory (`tidewatch dev down --wipe`)",
+        )
+    kept = kept_ports(directory / "ports.json", [f"{use}-{i}" for i in range(brokers) for use in USES])
+    return [Ports(**{use: kept[f"{use}-{i}"] for use in USES}) for i in range(brokers)]
 
 
 def _joined(admin: AdminClient) -> set[int]:

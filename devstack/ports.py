@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 # Below Linux's ephemeral range (32768 and up): no outgoing connection can sit on a port while its service restarts.
@@ -38,3 +41,12 @@ def answers(port: int, host: str = LOOPBACK) -> bool:
     with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
+
+
+def kept_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
+    """A port for each name: the one that `path` remembers where it is free, else a new one, remembered from now on."""
+    known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    ports = {name: known[name] if name in known and is_free(known[name]) else free_port() for name in names}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known | ports, indent=2))
+    return ports

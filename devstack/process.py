@@ -94,7 +94,7 @@ class Child:
         deadline = time.monotonic() + timeout
         while not _answers(probe):
             if not self.running:
-                raise self._failed(f"{self.name} ended with {self._outcome()} before it was ready")
+                raise self._failed(f"{self.name} ended with {self.outcome} before it was ready")
             if time.monotonic() > deadline:
                 raise self._failed(f"{self.name} was not ready after {timeout:g} s")
             time.sleep(POLL_SECONDS)
@@ -142,7 +142,9 @@ class Child:
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def _outcome(self) -> str:
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words: a signal or a status."""
         code = self.returncode
         if code is not None and code < 0:
             return signal.Signals(-code).name

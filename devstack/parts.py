@@ -1,0 +1,139 @@
+"""What a local stack consists of, and how its parts find each other; nothing is started here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from devstack import state
+from devstack.clickhouse import ClickHouseFront
+from devstack.kafka import KafkaCluster
+from devstack.ports import LOOPBACK, kept_ports
+from devstack.postgres import Postgres
+from devstack.process import Child
+from devstack.prometheus import Prometheus
+from devstack.scrape import write_config
+from devstack.supervisor import Service
+
+COMMAND = (sys.executable, "-m", "controlplane.cli.main")
+DRAIN_SECONDS = 30.0  # longer than the gateway takes to drain
+GATEWAY, RELAY, LOADER = "gateway", "relay", "loader"
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    directory: Path = state.DIRECTORY
+    brokers: int = 1
+    loaders: int = 1
+    postgres: bool = False
+    prometheus: bool = True
+    pipelines: Path = Path("pipelines")
+    settings: Mapping[str, str] = field(default_factory=dict)  # more for our services, such as TIDEWATCH_LOADER__…
+
+    @property
+    def loader_names(self) -> list[str]:
+        return [LOADER, *(f"{LOADER}-{i}" for i in range(2, self.loaders + 1))]
+
+
+class Foreign(Protocol):
+    """Starts and stops one or more children that are not ours."""
+
+    def start(self) -> object: ...
+
+    def stop(self) -> None: ...
+
+
+class Parts:
+    """All parts of a stack in `options.directory`, which the caller holds."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self.options = options
+        self.directory = options.directory.absolute()
+        ours = [GATEWAY, RELAY, *options.loader_names]
+        self.ports = kept_ports(self.directory / "ports.json", ["clickhouse", "postgres", "prometheus", *ours])
+        self.kafka = KafkaCluster(self.directory / "kafka", options.brokers)
+        self.clickhouse = ClickHouseFront(self.directory / "clickhouse", self.ports["clickhouse"])
+        self.postgres = Postgres(self.directory / "postgres", self.ports["postgres"]) if options.postgres else None
+        self.prometheus = self._prometheus(ours) if options.prometheus else None
+        self.environment = self._environment()
+        self.foreign = self._foreign()
+        """Each with its services, in the order in which they stop."""
+        self.ours = self._ours()
+        """In the order in which they stop."""
+
+    @property
+    def services(self) -> dict[str, Service]:
+        everything = [*self.ours, *(service for _, services in self.foreign for service in services)]
+        return {service.name: service for service in everything}
+
+    @property
+    def keys_file(self) -> Path:
+        return self.directory / "keys.yaml"
+
+    @property
+    def urls(self) -> dict[str, str]:
+        urls = {GATEWAY: self._url(GATEWAY), "kafka": self.kafka.bootstrap, "clickhouse": self.clickhouse.url}
+        if self.postgres is not None:
+            urls["postgres"] = self.postgres.url
+        if self.prometheus is not None:
+            urls["prometheus"] = self.prometheus.url
+        return urls
+
+    def _url(self, name: str) -> str:
+        return f"http://{LOOPBACK}:{self.ports[name]}"
+
+    def _prometheus(self, scraped: list[str]) -> Prometheus:
+        config = self.directory / "prometheus" / "prometheus.yml"
+        write_config(config, {name: f"{LOOPBACK}:{self.ports[name]}" for name in scraped})
+        return Prometheus(self.directory / "prometheus", config, self.ports["prometheus"])
+
+    def _environment(self) -> dict[str, str]:
+        store = self.postgres.url if self.postgres is not None else f"sqlite:///{self.directory / 'store.db'}"
+        return {
+            "TIDEWATCH_PIPELINES": str(self.options.pipelines.absolute()),
+            "TIDEWATCH_KAFKA__BOOTSTRAP": self.kafka.bootstrap,
+            "TIDEWATCH_CLICKHOUSE__URL": self.clickhouse.url,
+            "TIDEWATCH_STORE__URL": store,
+            "TIDEWATCH_GATEWAY__KEYS_FILE": str(self.keys_file),
+            **self.options.settings,
+        }
+
+    def _foreign(self) -> list[tuple[Foreign, list[Service]]]:
+        found: list[tuple[Foreign, list[Service]]] = []
+        if (prometheus := self.prometheus) is not None:
+            found.append((prometheus, [self._http(prometheus.child, prometheus.url, "/-/ready")]))
+        found.append((self.clickhouse, [self._http(self.clickhouse.child, self.clickhouse.url, "/ping")]))
+        if self.postgres is not None:
+            found.append((self.postgres, [self._tcp(self.postgres.child, self.postgres.port)]))
+        brokers = zip(self.kafka.brokers, self.kafka.ports, strict=True)
+        found.append((self.kafka, [self._tcp(child, ports.client) for child, ports in brokers]))
+        return found
+
+    def _http(self, child: Child, url: str, path: str) -> Service:
+        child.log = self._log(child.name)
+        return Service(child.name, child, url, url + path)
+
+    def _tcp(self, child: Child, port: int) -> Service:
+        child.log = self._log(child.name)
+        return Service(child.name, child, f"{LOOPBACK}:{port}", f"tcp://{LOOPBACK}:{port}")
+
+    def _log(self, name: str) -> Path:
+        return self.directory / "logs" / f"{name}.log"
+
+    def _ours(self) -> list[Service]:
+        loaders = [self._our(name, [LOADER], "TIDEWATCH_LOADER__PORT") for name in self.options.loader_names]
+        relay = self._our(RELAY, ["outbox", "relay"], "TIDEWATCH_RELAY__PORT")
+        return [self._our(GATEWAY, [GATEWAY], "TIDEWATCH_GATEWAY__PORT"), relay, *loaders]
+
+    def _our(self, name: str, command: list[str], port_variable: str) -> Service:
+        environment = {
+            **self.environment,
+            port_variable: str(self.ports[name]),
+            "TIDEWATCH_TELEMETRY__LOG_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+        }
+        child = Child(name, [*COMMAND, *command], log=self._log(name), env=environment, grace=DRAIN_SECONDS)
+        return self._http(child, self._url(name), "/readyz")
