@@ -56,6 +56,27 @@ class Gateway(Section):
     port: int = Field(8080, ge=0, le=65_535)
     keys_file: Path = Path(".tidewatch/keys.yaml")
     """Hashes of API keys, by project; written by `tidewatch key create`."""
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    """Of a request, after inflating."""
+    max_batch_events: int = Field(5000, ge=1)
+    max_waiting_events: int = Field(100_000, ge=1)
+    """Events on their way to Kafka; a request that would come on top is told to come back."""
+    linger_ms: float = Field(1.0, ge=0)
+    """How long the producer waits for company: throughput of single events against their latency."""
+    delivery_timeout_seconds: float = Field(10, ge=1)
+    """An event that Kafka did not acknowledge by then is answered 503."""
+    body_timeout_seconds: float = Field(20, gt=0)
+    """A client that takes longer to send its body is answered 408."""
+    drain_seconds: int = Field(20, ge=1)
+    """How long requests in flight may take after SIGTERM."""
+    address_limits: str = ""
+    """Limits of each client address, such as `requests=600/1m events=60000/1m`; empty means none."""
+    trusted_proxies: str = ""
+    """Comma-separated networks whose X-Forwarded-For is believed, such as `10.0.0.0/8`."""
+    cors_origins: str = ""
+    """Comma-separated origins that browsers may send events from, or `*`; empty means none."""
+    probe_topic: str = "tidewatch.probe.v1"
+    """Where readiness is proved; made at start-up when it is missing."""
 
 
 class Loader(Section):
@@ -68,6 +89,8 @@ class Relay(Section):
     host: str = "127.0.0.1"
     port: int = Field(9102, ge=0, le=65_535)
     """Of /metrics, /healthz and /readyz."""
+    keep_sent_days: int = Field(7, ge=1)
+    """How long a row of the outbox stays after Kafka has it; the business row stays for ever."""
 
 
 class Telemetry(Section):

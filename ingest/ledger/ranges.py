@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidewatch.clickhouse import ClickHouse
-
 from tidewatch.telemetry.logs import get_logger
 
 TABLE = "ledger_ranges"

@@ -64,6 +64,8 @@ outbox = Table(
 _unclaimed = outbox.c.batch.is_(None)
 Index("outbox_unclaimed", outbox.c.pipeline, outbox.c.id, postgresql_where=_unclaimed, sqlite_where=_unclaimed)
 Index("outbox_batch", outbox.c.pipeline, outbox.c.batch)
+_unsent = outbox.c.sent_at.is_(None)
+Index("outbox_unsent", outbox.c.pipeline, outbox.c.created_at, postgresql_where=_unsent, sqlite_where=_unsent)
 Index("outbox_sent", outbox.c.sent_at)
 
 outbox_batches = Table(
