@@ -21,10 +21,9 @@ _ID: Final = f"coalesce(nullIf(extract(query, '{_MARK}'), ''), {{column}})"
 _COLUMNS: Final = ", ".join(
     [f"{_ID.format(column=name)} AS {name}" for name in ("query_id", "initial_query_id")],
 )
-_VIEW: Final = (  # constants only: no caller's text
-    f"(SELECT * REPLACE (replaceRegexpOne(query, '{_MARK}', '') AS query) "
-    f"FROM (SELECT * REPLACE ({_COLUMNS}) FROM system.processes))"
-)
+_PLAIN: Final = f"replaceRegexpOne(query, '{_MARK}', '') AS query"
+_RENAMED: Final = f"SELECT * REPLACE ({_COLUMNS}) FROM system.processes"  # noqa: S608  # constants only
+_VIEW: Final = f"(SELECT * REPLACE ({_PLAIN}) FROM ({_RENAMED}))"  # noqa: S608
 _POSITION: Final = re.compile(r"(failed at position )(\d+)|(\(line 1, col )(\d+)")
 
 
