@@ -11,6 +11,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from devstack.chfront.auth import Password
+from devstack.chfront.engine import Engine
+from devstack.chfront.errors import FrontError
+from devstack.chfront.server import Server
+from devstack.chfront.service import Service
+from tidewatch.errors import TidewatchError
+
 PASSWORD = "TIDEWATCH_CLICKHOUSE_PASSWORD"  # noqa: S105  # the variable's name
 GRACE_SECONDS = 8.0
 NOTICE = "for development and tests only: use a ClickHouse server in production"
@@ -36,28 +43,53 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    from devstack.chfront.auth import Password  # noqa: PLC0415  # --help must not load the engine
-    from devstack.chfront.engine import Engine  # noqa: PLC0415
-    from devstack.chfront.server import Server  # noqa: PLC0415
-    from devstack.chfront.service import Service  # noqa: PLC0415
+    try:
+        return _serve(arguments)
+    except TidewatchError as error:
+        log.error("%s", error)  # noqa: TRY400  # what, where and fix; a traceback would add nothing
+        return error.exit_code
 
+
+def _serve(arguments: argparse.Namespace) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    engine = Engine(arguments.data.resolve(), connections=arguments.connections, max_memory=arguments.max_memory)
+    engine = _open(arguments)
     service = Service(engine, Password(os.environ.get(PASSWORD, "")))
-    server = Server(service, arguments.host, arguments.port)
+    server = _listen(service, arguments.host, arguments.port)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     where = f"http://{arguments.host}:{server.port}"
     log.info("ClickHouse %s (chDB) on %s, data in %s; %s", engine.version, where, arguments.data, NOTICE)
-    while not ended.wait(3600):
-        pass
+    ended.wait()
     whole = server.stop(GRACE_SECONDS)
     if whole:
         service.close()
         engine.close()
     log.info("stopped%s", "" if whole else "; statements were still running")
-    os._exit(0 if whole else 1)
+    os._exit(0 if whole else 1)  # threads that still wait for the engine cannot be joined
+
+
+def _open(arguments: argparse.Namespace) -> Engine:
+    where = str(arguments.data)
+    try:
+        return Engine(arguments.data.resolve(), connections=arguments.connections, max_memory=arguments.max_memory)
+    except ImportError as error:
+        raise TidewatchError("the engine is not installed: chdb", fix="run `uv sync`") from error
+    except FrontError as error:
+        fix = "stop the other process that owns it, or give another --data"
+        raise TidewatchError(f"the engine did not open the directory: {error.text}", where=where, fix=fix) from error
+    except OSError as error:
+        raise TidewatchError(
+            f"the directory cannot be used: {error}", where=where, fix="give another --data"
+        ) from error
+
+
+def _listen(service: Service, host: str, port: int) -> Server:
+    try:
+        return Server(service, host, port)
+    except OSError as error:
+        fix = "give another --port (0: any free one)"
+        raise TidewatchError(f"cannot listen on {host} port {port}: {error.strerror}", fix=fix) from error
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Password:
 
 
 def _credentials(request: Request) -> tuple[str, str]:
-    by_header = request.header("x-clickhouse-user"), request.header("x-clickhouse-key")
+    by_header = _utf8(request.header("x-clickhouse-user")), _utf8(request.header("x-clickhouse-key"))
     scheme, _, encoded = request.header("authorization").partition(" ")
     if any(by_header):
         return by_header[0] or USER, by_header[1]
@@ -47,9 +47,14 @@ def _credentials(request: Request) -> tuple[str, str]:
 
 def _basic(encoded: str) -> tuple[str, str]:
     try:
-        user, _, password = base64.b64decode(encoded).decode().partition(":")
+        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError) as error:
         raise refusal(
             AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", "The Authorization header is not Basic"
         ) from error
     return user or USER, password
+
+
+def _utf8(header: str) -> str:
+    """Headers are read as latin-1; names and passwords are sent as UTF-8."""
+    return header.encode("latin-1").decode(errors="surrogateescape")

@@ -74,6 +74,15 @@ class TestLoading(ClickHouseContract):
             client.command(sql, data=offsets(100, first))
         assert client.query("SELECT count(), uniqExact(n), max(n) FROM t").result_rows == [(1000, 1000, 999)]
 
+    def test_a_short_body_after_a_long_one(self, http: httpx.Client) -> None:
+        http.post("/", content="CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a").raise_for_status()
+        for body in (b"1\n" * 100_000, b"2\n", b"", b"3\n" * 50_000):
+            http.post("/", params={"query": "INSERT INTO t FORMAT TSV"}, content=body).raise_for_status()
+        assert (
+            http.post("/", content="SELECT a, count() FROM t GROUP BY a ORDER BY a").text
+            == "1\t100000\n2\t1\n3\t50000\n"
+        )
+
     def test_many_parts_are_refused_with_their_code(self, client: Client) -> None:
         client.command("CREATE TABLE t (n Int64) ENGINE = MergeTree ORDER BY n SETTINGS parts_to_throw_insert = 2")
         client.command("SYSTEM STOP MERGES t")
