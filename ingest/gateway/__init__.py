@@ -1,0 +1,1 @@
+"""HTTP → Kafka: validates events against their spec and answers after the broker has acknowledged them."""

@@ -1,0 +1,118 @@
+"""offered = accepted + dead-lettered + rejected, by project and pipeline.
+
+Counted as metrics, and each second as records of the `accounting` pipeline, so that the warehouse can say it alone.
+What a crash loses of those, a second at the most, shows as a gap between two `second`s of one gateway.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from typing import NamedTuple
+
+import msgspec
+
+from ingest.gateway.ids import EventIds
+from ingest.gateway.problems import Rejection
+from ingest.gateway.producer import EventProducer, Headers
+from tidewatch.clock import Clock
+from tidewatch.errors import KafkaUnavailable
+from tidewatch.record import ENVELOPE, envelope_suffix, rfc3339
+from tidewatch.spec import Spec
+from tidewatch.telemetry.catalogue.gateway import ACCOUNTING_WAITING, BYTES, EVENTS, REJECTED
+from tidewatch.telemetry.logs import get_logger
+from tidewatch.telemetry.metrics import Registry
+
+log = get_logger(__name__)
+# While Kafka is away the seconds wait here; beyond this many the oldest are added up into one.
+_MAX_WAITING = 100_000
+_NO_TRACE = f"00-{'0' * 31}1-{'0' * 15}1-00"
+
+
+class Outcome(NamedTuple):
+    pipeline: str
+    project: str
+    outcome: str
+    field: str = ""
+    reason: str = ""
+
+
+class Accounting:
+    """Counts on the event loop; `flush` sends what was counted, once a second."""
+
+    def __init__(self, spec: Spec, producer: EventProducer, ids: EventIds, registry: Registry, clock: Clock) -> None:
+        """`spec` is that of the accounting pipeline."""
+        self.gateway = uuid.uuid4().hex
+        self._spec = spec
+        self._producer = producer
+        self._ids = ids
+        self._clock = clock
+        self._now: Counter[Outcome] = Counter()
+        self._waiting: dict[tuple[str, Outcome], int] = {}
+        self._events = registry.counter(EVENTS)
+        self._rejected = registry.counter(REJECTED)
+        self._bytes = registry.counter(BYTES)
+        registry.gauge(ACCOUNTING_WAITING).set_function(lambda: len(self._waiting))
+
+    def accepted(self, pipeline: str, project: str, count: int, size: int) -> None:
+        self._now[Outcome(pipeline, project, "accepted")] += count
+        self._events.labels(pipeline, project, "accepted").inc(count)
+        self._bytes.labels(pipeline).inc(size)
+
+    def refused(self, pipeline: str, project: str, rejection: Rejection, *, known: bool) -> None:
+        """`known`: the field is one of the schema's; the names of others are the client's, and would be boundless."""
+        self._add(pipeline, project, "rejected", rejection, 1, known=known)
+
+    def dead_lettered(self, pipeline: str, project: str, rejection: Rejection, size: int, *, known: bool) -> None:
+        self._add(pipeline, project, "dead_lettered", rejection, 1, known=known)
+        self._bytes.labels(pipeline).inc(size)
+
+    def turned_away(self, pipeline: str, project: str, reason: str, count: int) -> None:
+        """Events that were not at fault: Kafka was away, or a limit was reached."""
+        self._add(pipeline, project, "rejected", Rejection("", reason, ""), count, known=True)
+
+    def _add(self, pipeline: str, project: str, outcome: str, rejection: Rejection, count: int, *, known: bool) -> None:
+        field = rejection.field if known else "(other)"
+        self._now[Outcome(pipeline, project, outcome, field, rejection.reason)] += count
+        self._events.labels(pipeline, project, outcome).inc(count)
+        self._rejected.labels(pipeline, project, outcome, field, rejection.reason).inc(count)
+
+    async def flush(self) -> bool:
+        """Send what was counted since the last flush, and what waits from before; whether all is acknowledged."""
+        second = rfc3339(self._clock.now().replace(microsecond=0))
+        for outcome, count in self._now.items():
+            key = (second, outcome)
+            self._waiting[key] = self._waiting.get(key, 0) + count
+        self._now.clear()
+        self._shrink()
+        if not self._waiting:
+            return True
+        batch = dict(list(self._waiting.items())[:1000])
+        values = [self._record(second, outcome, count) for (second, outcome), count in batch.items()]
+        try:
+            delivery = self._producer.send(self._spec.topic.name, values, None, self._headers(len(values)))
+        except KafkaUnavailable:
+            return False
+        await delivery.done
+        for key, value in zip(batch, values, strict=True):
+            if value not in delivery.failed:
+                del self._waiting[key]
+        if delivery.error is not None:
+            log.warning("gateway.accounting_late", why=delivery.error.str(), records=len(self._waiting))
+        return not self._waiting
+
+    def _record(self, second: str, outcome: Outcome, count: int) -> bytes:
+        event: dict[str, object] = {"gateway": self.gateway, "second": second, **outcome._asdict(), "events": count}
+        return msgspec.json.encode({name: value for name, value in event.items() if value != "" or name == "project"})
+
+    def _headers(self, count: int) -> list[Headers]:
+        received = int(self._clock.now().timestamp() * 1_000_000)
+        suffix = envelope_suffix(received, self._spec.schema_.version, "", _NO_TRACE)
+        return [[(ENVELOPE, event_id + suffix)] for event_id in self._ids.batch(count)]
+
+    def _shrink(self) -> None:
+        while len(self._waiting) > _MAX_WAITING:
+            (_, outcome), count = next(iter(self._waiting.items()))
+            del self._waiting[next(iter(self._waiting))]
+            oldest = next(iter(self._waiting))[0]
+            self._waiting[oldest, outcome] = self._waiting.get((oldest, outcome), 0) + count
