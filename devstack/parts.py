@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from devstack import state
 from devstack.clickhouse import ClickHouseFront
+from devstack.install import InstallError
 from devstack.kafka import KafkaCluster
 from devstack.ports import LOOPBACK, kept_ports
 from devstack.postgres import Postgres
@@ -21,6 +23,8 @@ from devstack.supervisor import Service
 COMMAND = (sys.executable, "-m", "controlplane.cli.main")
 DRAIN_SECONDS = 30.0  # longer than the gateway takes to drain
 GATEWAY, RELAY, LOADER = "gateway", "relay", "loader"
+KEPT_DIRECTORIES = frozenset({"kafka", "clickhouse", "postgres", "prometheus", "logs"})
+KEPT_FILES = ("store.db", "keys.yaml", "api-key", "ports.json", state.STATE)
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,23 @@ class StackOptions:
     loaders: int = 1
     postgres: bool = False
     prometheus: bool = True
+    fresh: bool = False  # begin without what an earlier stack kept in the directory
     pipelines: Path = Path("pipelines")
     settings: Mapping[str, str] = field(default_factory=dict)  # more for our services, such as TIDEWATCH_LOADER__…
+    command: Sequence[str] = COMMAND  # how `tidewatch` is run
 
     @property
     def loader_names(self) -> list[str]:
         return [LOADER, *(f"{LOADER}-{i}" for i in range(2, self.loaders + 1))]
+
+
+def wipe(directory: Path) -> None:
+    """Remove what a stack keeps, and nothing else that may be in the directory; its lock stays."""
+    for entry in directory.glob("*"):
+        if entry.name in KEPT_DIRECTORIES:
+            shutil.rmtree(entry)
+        elif entry.name.startswith(KEPT_FILES):
+            entry.unlink()
 
 
 class Foreign(Protocol):
@@ -57,6 +72,8 @@ class Parts:
         self.kafka = KafkaCluster(self.directory / "kafka", options.brokers)
         self.clickhouse = ClickHouseFront(self.directory / "clickhouse", self.ports["clickhouse"])
         self.postgres = Postgres(self.directory / "postgres", self.ports["postgres"]) if options.postgres else None
+        self.notes: list[str] = []
+        """What is not as it was asked for, and why."""
         self.prometheus = self._prometheus(ours) if options.prometheus else None
         self.environment = self._environment()
         self.foreign = self._foreign()
@@ -85,10 +102,15 @@ class Parts:
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self.ports[name]}"
 
-    def _prometheus(self, scraped: list[str]) -> Prometheus:
+    def _prometheus(self, scraped: list[str]) -> Prometheus | None:
+        """Events flow without it, so a machine that cannot have it goes without."""
         config = self.directory / "prometheus" / "prometheus.yml"
         write_config(config, {name: f"{LOOPBACK}:{self.ports[name]}" for name in scraped})
-        return Prometheus(self.directory / "prometheus", config, self.ports["prometheus"])
+        try:
+            return Prometheus(self.directory / "prometheus", config, self.ports["prometheus"])
+        except InstallError as error:
+            self.notes.append(f"going without Prometheus: {error}")
+            return None
 
     def _environment(self) -> dict[str, str]:
         store = self.postgres.url if self.postgres is not None else f"sqlite:///{self.directory / 'store.db'}"
@@ -135,5 +157,7 @@ class Parts:
             "TIDEWATCH_TELEMETRY__LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         }
-        child = Child(name, [*COMMAND, *command], log=self._log(name), env=environment, grace=DRAIN_SECONDS)
+        child = Child(
+            name, [*self.options.command, *command], log=self._log(name), env=environment, grace=DRAIN_SECONDS
+        )
         return self._http(child, self._url(name), "/readyz")

@@ -21,7 +21,7 @@ from devstack import state
 from devstack.clickhouse import ClickHouseFront
 from devstack.kafka import KafkaCluster
 from devstack.logs import Collector
-from devstack.parts import COMMAND, GATEWAY, Foreign, Parts, StackOptions
+from devstack.parts import GATEWAY, Foreign, Parts, StackOptions, wipe
 from devstack.postgres import Postgres
 from devstack.process import ProcessError
 from devstack.prometheus import Prometheus
@@ -102,15 +102,24 @@ class Stack:
         """Run a command of ours against this stack, to its end; its status is the caller's to judge."""
         environment = {**os.environ, **self.environment}
         return subprocess.run(
-            [*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            [*self.options.command, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
     def start(self) -> Self:
         """Return when everything is ready for events; what fails first is raised, and nothing stays behind."""
         with ExitStack() as undo:
             undo.enter_context(state.held(self.directory))
+            if self.options.fresh:
+                wipe(self.directory)
             parts = self._parts = Parts(self.options)
             collector = self._collect(undo, parts)
+            for note in parts.notes:
+                self._say(note)
             supervisor = Supervisor(parts.services.values(), collector.say, changed=self._write_state)
             for part in reversed(parts.foreign):
                 undo.callback(self._stop_foreign, part)

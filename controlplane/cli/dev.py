@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from devstack import health, logs, state
+from devstack import health, logs, parts, state
 from devstack.parts import COMMAND, StackOptions
 from devstack.process import ProcessError
 from devstack.stack import Stack
@@ -47,7 +46,9 @@ def up(
     """Start everything and show its log until Ctrl-C; what it keeps in its directory is there the next time."""
     if brokers not in {1, 3}:
         raise UsageError(f"{brokers} brokers cannot be had", fix="use --brokers 1 or --brokers 3")
-    options = StackOptions(directory, brokers, loaders, postgres, prometheus, pipelines)
+    options = StackOptions(
+        directory, brokers=brokers, loaders=loaders, postgres=postgres, prometheus=prometheus, pipelines=pipelines
+    )
     if detach:
         _in_background(options)
     else:
@@ -111,9 +112,9 @@ def down(
     elif state.is_running(directory):
         raise Refused("the stack is just starting", fix="try again in a moment")
     console.print("no local stack runs here" if found is None else "stopped")
-    if wipe and (directory / state.LOCK).exists():  # a directory of ours, not one that was named by mistake
-        shutil.rmtree(directory)
-        console.print(f"removed {directory}")
+    if wipe:
+        parts.wipe(directory)
+        console.print(f"removed what it kept in {directory}")
 
 
 def _in_foreground(options: StackOptions) -> None:
