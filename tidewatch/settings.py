@@ -93,6 +93,18 @@ class Relay(Section):
     """How long a row of the outbox stays after Kafka has it; the business row stays for ever."""
 
 
+class Collect(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(9103, ge=0, le=65_535)
+    """Of /metrics, /healthz and /readyz."""
+    interval_seconds: float = Field(15, gt=0)
+    """Of the fast collectors; the slow ones take a multiple of it."""
+    timeout_seconds: float = Field(20, gt=0)
+    """A collector that takes longer counts as hung: what it measures is shown as unmeasured."""
+    ignore_groups: str = r"console-consumer-.*|tidewatch-probe.*"
+    """A regular expression; consumer groups whose whole name matches are left out."""
+
+
 class Telemetry(Section):
     otlp_endpoint: str | None = None
     """Where traces go, by OTLP over HTTP, such as http://127.0.0.1:4318; without it none are exported."""
@@ -115,6 +127,7 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     loader: Loader = Loader()
     relay: Relay = Relay()
+    collect: Collect = Collect()
     telemetry: Telemetry = Telemetry()
 
 

@@ -6,6 +6,7 @@ the declaration. A process makes one `Registry` and hands it to its parts.
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import pkgutil
 from dataclasses import dataclass
@@ -35,9 +36,11 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    compatible_with: str = ""
+    """Whose name this is, when it is somebody else's, emitted so that their users' boards work."""
 
     def __post_init__(self) -> None:
-        if not self.name.startswith("tidewatch_"):
+        if not self.compatible_with and not self.name.startswith("tidewatch_"):
             raise ValueError(f"{self.name}: our metrics begin with tidewatch_")
         if (self.kind == "counter") != self.name.endswith("_total"):
             raise ValueError(f"{self.name}: counters, and only they, end in _total")
@@ -79,6 +82,9 @@ class Registry:
     def expose(self) -> bytes:
         """The text format, version 0.0.4."""
         return generate_latest(self.prometheus)
+
+    def expose_gzip(self) -> bytes:
+        return gzip.compress(self.expose(), 1)
 
     def _make(self, metric: Metric, kind: type[_Kind]) -> _Kind:
         if metric.kind != kind.__name__.lower():

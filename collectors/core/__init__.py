@@ -1,0 +1,1 @@
+"""What runs collectors and publishes their readings."""
