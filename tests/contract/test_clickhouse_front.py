@@ -176,11 +176,24 @@ class TestTalking(ClickHouseContract):
         http.post("/", params=session, content="SET max_block_size = 66").raise_for_status()
         http.post("/", params=session, content="CREATE TEMPORARY TABLE kept (a Int8)").raise_for_status()
         http.post("/", params=session, content="INSERT INTO kept VALUES (5)").raise_for_status()
-        got = http.post("/", params=session, content="SELECT a, getSetting('max_block_size') FROM kept")
-        assert got.text == "5\t66\n"
+        sql = "SELECT a, getSetting('max_block_size'), getSetting('max_threads') = 7, currentDatabase() = 'system' FROM kept"
+        own = session | {"max_block_size": "55", "max_threads": "7", "database": "system"}
+        assert http.post("/", params=own, content=sql).text == "5\t55\t1\t1\n"
+        assert http.post("/", params=session, content=sql).text == "5\t66\t0\t0\n"
         assert http.post("/", content="SELECT * FROM kept").status_code == 404
-        unknown = http.post("/", params={"session_id": uuid.uuid4().hex, "session_check": "1"}, content="SELECT 1")
+
+    def test_a_session_is_for_one_request_at_a_time(self, http: httpx.Client) -> None:
+        session = {"session_id": uuid.uuid4().hex}
+        unknown = http.post("/", params=session | {"session_check": "1"}, content="SELECT 1")
         assert unknown.headers["X-ClickHouse-Exception-Code"] == "372"
+        http.post("/", params=session, content="SET max_threads = 1").raise_for_status()
+        with http.stream("POST", "/", params=session, content="SELECT number FROM numbers(1000000000)") as answer:
+            assert next(answer.iter_bytes())
+            locked = http.post("/", params=session, content="SELECT 1")
+            assert locked.headers["X-ClickHouse-Exception-Code"] == "373"
+        while (after := http.post("/", params=session, content="SELECT getSetting('max_threads')")).status_code != 200:
+            assert after.headers["X-ClickHouse-Exception-Code"] == "373"
+        assert after.text == "1\n"
 
     def test_the_summary_counts(self, client: Client, http: httpx.Client) -> None:
         client.command("CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a")
