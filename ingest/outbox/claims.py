@@ -134,22 +134,27 @@ class SqlClaims:
     @contextmanager
     def _held(self, doing: str) -> Iterator[Connection]:
         """A transaction in which this relay still is the one that may act."""
-        relays = outbox_relays.c
         with translated(doing), self._engine.begin() as connection:
-            row = select(relays.epoch, relays.holder).where(relays.pipeline == self._pipeline).with_for_update()
-            found = connection.execute(row).one_or_none()
-            if found is None or found.epoch != self._epoch:
-                holder = found.holder if found else "nobody"
-                raise RelayFenced(
-                    f"this relay of {self._pipeline} was replaced by {holder}",
-                    fix="run one relay; this one ends, and nothing was lost or doubled",
-                )
+            self._refuse_if_replaced(connection, lock=True)
             yield connection
 
+    def _refuse_if_replaced(self, connection: Connection, *, lock: bool) -> None:
+        relays = outbox_relays.c
+        row = select(relays.epoch, relays.holder).where(relays.pipeline == self._pipeline)
+        found = connection.execute(row.with_for_update() if lock else row).one_or_none()
+        if found is None or found.epoch != self._epoch:
+            holder = found.holder if found else "nobody"
+            raise RelayFenced(
+                f"this relay of {self._pipeline} was replaced by {holder}",
+                fix="run one relay; this one ends, and nothing was lost or doubled",
+            )
+
     def _any_waiting(self) -> bool:
+        """Asked many times a second, so without a lock; an idle relay learns here that it was replaced."""
         columns = outbox.c
         waiting = select(columns.id).where(columns.pipeline == self._pipeline, columns.batch.is_(None)).limit(1)
         with translated("looking for waiting rows"), reading(self._engine) as connection:
+            self._refuse_if_replaced(connection, lock=False)
             return connection.execute(waiting).first() is not None
 
     def _choose(self, connection: Connection) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka import KafkaError as ConfluentError
@@ -15,6 +16,7 @@ from tidewatch.errors import KafkaUnavailable, Refused
 from tidewatch.kafka.admin import EARLIEST, LATEST, KafkaAdmin, Partition
 from tidewatch.kafka.client import consumer_config, producer_config, translate
 from tidewatch.kafka.reading import LogReader
+from tidewatch.kafka.watchdog import bounded
 from tidewatch.record import ENVELOPE, TRACEPARENT, decode_envelope
 from tidewatch.settings import Kafka
 from tidewatch.telemetry.traces import TraceContext, Tracing, parse_traceparent
@@ -24,7 +26,7 @@ _FENCED = frozenset(
     for name in ("_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING")
 )
 _TRANSACTION_MS = 10_000
-_PATIENCE_SECONDS = 15.0
+_PATIENCE_SECONDS = 10.0
 # The gateway's limit is 1 MiB of body; the headers come on top.
 _LARGEST_RECORD = 2 << 20
 # A database's clock may run ahead of a broker's.
@@ -80,11 +82,14 @@ class KafkaLog:
         mark = TopicPartition(self._topic, 0, batch.mark.batch, batch.mark.encode())
         spans: list[Span] = []
         try:
-            with self._translated(f"emitting batch {batch.mark.batch}"):
+            doing = f"emitting batch {batch.mark.batch}"
+            group = self._group.consumer_group_metadata()
+            with self._translated(doing):
                 producer.begin_transaction()
                 for row in batch.rows:
                     producer.produce(self._topic, row.value, key=row.key, headers=self._headers(row, spans))
-                producer.send_offsets_to_transaction([mark], self._group.consumer_group_metadata(), _PATIENCE_SECONDS)
+                send = partial(producer.send_offsets_to_transaction, [mark], group, _PATIENCE_SECONDS)
+                bounded(send, _PATIENCE_SECONDS + 1, doing)
                 producer.commit_transaction(_PATIENCE_SECONDS)
         finally:
             for span in spans:
@@ -134,9 +139,7 @@ class KafkaLog:
 
     def _drop(self) -> None:
         """The unfinished transaction of a dropped producer is aborted by the next `connect`."""
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer = None
+        self._producer = None
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
