@@ -32,7 +32,8 @@ class ProcessError(TidewatchError):
 class Child:
     """One program in its own session, its output appended to `log`.
 
-    It is killed by the kernel when this process dies, by SIGKILL too. `start` may be called again after it ended.
+    It is killed by the kernel when this process dies, by SIGKILL too; the processes that it starts in turn are only
+    reached by `stop` and `kill`, unless they look after themselves. `start` may be called again after it ended.
     """
 
     def __init__(

@@ -89,7 +89,8 @@ def test_a_paused_child_stops_and_a_stopped_child_starts_again(tmp_path: Path) -
     first = child.pid
     assert first is not None
     child.pause()
-    assert psutil.Process(first).status() == psutil.STATUS_STOPPED
+    while psutil.Process(first).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
     child.stop()
     assert child.returncode == -signal.SIGTERM
 
@@ -102,10 +103,9 @@ def test_a_paused_child_stops_and_a_stopped_child_starts_again(tmp_path: Path) -
 
 def test_a_child_survives_the_thread_that_started_it(tmp_path: Path) -> None:
     child = Child("family", python(FAMILY), log=tmp_path / "log")
-    starter = threading.Thread(target=child.start)
+    starter = threading.Thread(target=lambda: child.start().wait_ready(says(child, "ready"), timeout=20))
     starter.start()
     starter.join()
-    child.wait_ready(says(child, "ready"), timeout=20)
     time.sleep(0.2)
     assert child.running
     child.stop()

@@ -21,16 +21,20 @@ class EchoServer(socketserver.ThreadingTCPServer):
         super().__init__((LOOPBACK, 0), Echo)
         self.received = bytearray()
         self.ended = threading.Event()
+        self.pause = 0.0  # before it reads
+        self.silent = False
 
 
 class Echo(socketserver.BaseRequestHandler):
     server: EchoServer
 
     def handle(self) -> None:
+        time.sleep(self.server.pause)
         try:
             while data := self.request.recv(65536):
                 self.server.received += data
-                self.request.sendall(data)
+                if not self.server.silent:
+                    self.request.sendall(data)
         except ConnectionError:
             pass
         finally:
@@ -141,6 +145,15 @@ def test_cut_after_lets_exactly_so_many_bytes_reach_the_server_once(proxy: TcpPr
         assert exchange(connection, b"b" * 200_000) == b"b" * 200_000
 
 
+def test_cut_after_waits_for_a_server_that_is_slow_to_read(proxy: TcpProxy, echo: EchoServer) -> None:
+    echo.pause, echo.silent = 0.3, True
+    proxy.cut_after(500_000)
+    with connect(proxy) as connection, pytest.raises(ConnectionError):
+        connection.sendall(b"a" * 50_000_000)
+    assert echo.ended.wait(5)
+    assert len(echo.received) == 500_000
+
+
 def test_cut_after_can_leave_the_server_unreachable(proxy: TcpProxy) -> None:
     proxy.cut_after(10, refuse=True)
     with connect(proxy) as bystander:
@@ -155,5 +168,5 @@ def test_cut_after_can_leave_the_server_unreachable(proxy: TcpProxy) -> None:
 def test_a_target_that_is_not_there_resets_the_client(echo: EchoServer) -> None:
     with TcpProxy(echo.server_address[1]) as proxy:
         proxy.target = (LOOPBACK, 1)
-        with connect(proxy) as connection, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(proxy) as connection:  # it may come as early as the connect
             connection.recv(1)
