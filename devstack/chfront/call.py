@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def read(request: Request) -> Call:
     form = multipart.is_multipart(request.header("content-type"))
     externals: list[External] = []
     if form:
-        values, externals = _form(request, b"".join(pieces))
+        values, externals = _form(request, _gathered(pieces))
         pieces = iter(())
     parsed, data = _statement(values.get("query", ""), pieces)
     return Call(
@@ -116,12 +117,20 @@ def _statement(query: str, pieces: Iterator[Bytes]) -> tuple[Statement, Iterable
     parsed = statement.parse(head) if head else None
     if parsed is not None and parsed.takes_data:
         return parsed, chain([head[parsed.data_start :].encode("latin-1")], pieces)
-    rest = b"".join(pieces)
+    rest = _gathered(pieces)
     if parsed is not None and not rest.strip():
         return parsed, ()
     whole = head.encode("latin-1") + rest
     parsed = statement.parse(_text(whole))
     return parsed, [memoryview(whole)[parsed.data_start :]] if parsed.takes_data else ()
+
+
+def _gathered(pieces: Iterator[Bytes]) -> bytes:
+    """All of them. Each piece must be copied before the next is asked for, so a join will not do."""
+    whole = io.BytesIO()
+    for piece in pieces:
+        whole.write(piece)
+    return whole.getvalue()
 
 
 def _text(sql: bytes) -> str:

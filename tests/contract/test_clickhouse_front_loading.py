@@ -83,6 +83,23 @@ class TestLoading(ClickHouseContract):
             == "1\t100000\n2\t1\n3\t50000\n"
         )
 
+    @pytest.mark.parametrize("where", ["url", "body", "multipart"])
+    def test_bodies_of_many_pieces(self, http: httpx.Client, where: str) -> None:
+        """Every number once, in order: no piece of a long body may stand in for another."""
+        http.post("/", content="CREATE TABLE t (a UInt64) ENGINE = MergeTree ORDER BY a").raise_for_status()
+        data = b"".join(b"%d\n" % number for number in range(700_000))
+        sql = "INSERT INTO t FORMAT TSV"
+        match where:
+            case "url":
+                answer = http.post("/", params={"query": sql}, content=data)
+            case "body":
+                answer = http.post("/", content=sql.encode() + b"\n" + data)
+            case _:
+                params = {"query": "INSERT INTO t SELECT n FROM numbered", "numbered_structure": "n UInt64"}
+                answer = http.post("/", params=params, files={"numbered": data})
+        answer.raise_for_status()
+        assert http.post("/", content="SELECT count(), uniqExact(a), max(a) FROM t").text == "700000\t700000\t699999\n"
+
     def test_many_parts_are_refused_with_their_code(self, client: Client) -> None:
         client.command("CREATE TABLE t (n Int64) ENGINE = MergeTree ORDER BY n SETTINGS parts_to_throw_insert = 2")
         client.command("SYSTEM STOP MERGES t")
