@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong use or cancelled, 3 a check found a problem,
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from typing import Annotated
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from controlplane import cli
+from devstack.state import local_environment
 from tidewatch import __version__
 from tidewatch.errors import TidewatchError
 
@@ -61,6 +63,8 @@ def _mount() -> None:
 def main() -> None:
     """Run the command; a TidewatchError is shown as what happened and how to fix it, never as a traceback."""
     _mount()
+    # With no other system named in the environment, commands find the local stack that runs in this directory.
+    os.environ.update(local_environment(os.environ))
     try:
         app()
     except TidewatchError as error:

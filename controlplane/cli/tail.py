@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from devstack.state import local_environment
 from tidewatch.kafka.tail import MISSING, Record, parse_filter, parse_start, tail
 from tidewatch.record import Letter, rfc3339
 from tidewatch.settings import load_settings
