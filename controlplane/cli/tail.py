@@ -43,8 +43,9 @@ def main(
     """Show events as they arrive: time, partition, offset, project, event id, key and the event itself."""
     filters = [parse_filter(text) for text in where or []]
     begin = parse_start(start, datetime.now(UTC))
-    settings = load_settings({**os.environ, **local_environment(os.environ)})
-    records = tail(settings.kafka, topic, begin, follow=follow, matching=lambda record: record.matches(filters, key))
+    records = tail(
+        load_settings().kafka, topic, begin, follow=follow, matching=lambda record: record.matches(filters, key)
+    )
     console = Console(highlight=False, soft_wrap=True)
     with closing(records):
         for record in itertools.islice(records, limit):
