@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -65,36 +65,7 @@ class KafkaAdmin:
 
     def __init__(self, settings: Kafka, *, client_id: str = "tidewatch-admin", timeout_seconds: float = 15) -> None:
         self.settings = settings
-        started: list[Any] = []
-
-        def start(**configs: Any) -> Any:
-            started.append(KafkaNetClient(**configs))
-            return started[-1]
-
-        try:
-            self._client = self._connect(client_id, timeout_seconds, start)
-        except KafkaError:
-            # kafka-python leaves the thread and the sockets of a start that failed.
-            for network in started:
-                network.close()
-                network._net.stop()  # noqa: SLF001 — what KafkaAdminClient.close does
-            raise
-
-    def _connect(self, client_id: str, timeout_seconds: float, start: Callable[..., Any]) -> Any:
-        settings = self.settings
-        with _translated("connecting"):
-            return KafkaAdminClient(
-                kafka_client=start,
-                bootstrap_servers=settings.bootstrap.split(","),
-                client_id=client_id,
-                request_timeout_ms=int(timeout_seconds * 1000),
-                bootstrap_timeout_ms=int(timeout_seconds * 1000),
-                security_protocol=settings.security_protocol,
-                sasl_mechanism=settings.sasl_mechanism,
-                sasl_plain_username=settings.username,
-                sasl_plain_password=settings.password.get_secret_value() if settings.password else None,
-                ssl_cafile=str(settings.ca_file) if settings.ca_file else None,
-            )
+        self._client = open_client(settings, client_id, timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -107,18 +78,18 @@ class KafkaAdmin:
 
     def brokers(self) -> tuple[int, ...]:
         """Ids of the brokers that are up."""
-        with _translated("listing brokers"):
+        with translated("listing brokers"):
             found = self._client.describe_cluster()["brokers"]
             return tuple(sorted(broker["broker_id"] for broker in found if not broker.get("is_fenced", False)))
 
     def topic_names(self) -> tuple[str, ...]:
-        with _translated("listing topics"):
+        with translated("listing topics"):
             return tuple(sorted(self._client.list_topics()))
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those of `names` that exist, with their configurations."""
         wanted = list(names)
-        with _translated("describing topics"):
+        with translated("describing topics"):
             found = [t for t in self._client.describe_topics(wanted) if t["error_code"] == 0] if wanted else []
             resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
             configs: dict[str, Any] = {}
@@ -134,7 +105,7 @@ class KafkaAdmin:
         return found[name]
 
     def create_topic(self, new: NewTopic) -> None:
-        with _translated(f"creating topic {new.name}"):
+        with translated(f"creating topic {new.name}"):
             options = {
                 "num_partitions": new.partitions,
                 "replication_factor": new.replication,
@@ -144,16 +115,16 @@ class KafkaAdmin:
             self._client.wait_for_topics([new.name])
 
     def delete_topic(self, name: str) -> None:
-        with _translated(f"deleting topic {name}"):
+        with translated(f"deleting topic {name}"):
             self._client.delete_topics([name])
 
     def add_partitions(self, topic: str, total: int) -> None:
-        with _translated(f"adding partitions to {topic}"):
+        with translated(f"adding partitions to {topic}"):
             self._client.create_partitions({topic: total})
 
     def set_configs(self, topic: str, configs: Mapping[str, str]) -> None:
         """Changes those alone; the others stay."""
-        with _translated(f"configuring {topic}"):
+        with translated(f"configuring {topic}"):
             self._client.alter_configs(
                 [ConfigResource(ConfigResourceType.TOPIC, topic, dict(configs))], incremental=True
             )
@@ -169,7 +140,7 @@ class KafkaAdmin:
         }
         if not wanted:
             return {}
-        with _translated("looking up offsets"):
+        with translated("looking up offsets"):
             found = self._client.list_partition_offsets(wanted)
             late = {where: LATEST for where, result in found.items() if result.offset < 0}
             if late:
@@ -178,7 +149,7 @@ class KafkaAdmin:
 
     def committed(self, group: str) -> dict[Partition, Committed]:
         """What the group has committed; partitions that it never committed are absent."""
-        with _translated(f"reading the offsets of group {group}"):
+        with translated(f"reading the offsets of group {group}"):
             found = self._client.list_group_offsets([group])[group]
         return {
             # confluent-kafka ends the string that it commits with a NUL.
@@ -189,8 +160,38 @@ class KafkaAdmin:
 
     def delete_records(self, before: Mapping[Partition, int]) -> None:
         """Everything below the offset goes, as if retention had removed it."""
-        with _translated("deleting records"):
+        with translated("deleting records"):
             self._client.delete_records({TopicPartition(p.topic, p.partition): offset for p, offset in before.items()})
+
+
+def open_client(settings: Kafka, client_id: str, timeout_seconds: float, **network: Any) -> Any:
+    """kafka-python's client, connected; `network` adds to the settings of its connections. Raises KafkaUnavailable."""
+    started: list[Any] = []
+
+    def start(**configs: Any) -> Any:
+        started.append(KafkaNetClient(**{**configs, **network}))
+        return started[-1]
+
+    try:
+        with translated("connecting"):
+            return KafkaAdminClient(
+                kafka_client=start,
+                bootstrap_servers=settings.bootstrap.split(","),
+                client_id=client_id,
+                request_timeout_ms=int(timeout_seconds * 1000),
+                bootstrap_timeout_ms=int(timeout_seconds * 1000),
+                security_protocol=settings.security_protocol,
+                sasl_mechanism=settings.sasl_mechanism,
+                sasl_plain_username=settings.username,
+                sasl_plain_password=settings.password.get_secret_value() if settings.password else None,
+                ssl_cafile=str(settings.ca_file) if settings.ca_file else None,
+            )
+    except KafkaError:
+        # kafka-python leaves the thread and the sockets of a start that failed.
+        for client in started:
+            client.close()
+            client._net.stop()  # noqa: SLF001 — what KafkaAdminClient.close does
+        raise
 
 
 def topic_id_text(topic_id: uuid.UUID) -> str:
@@ -208,7 +209,8 @@ def _topic(found: Mapping[str, Any], configs: Mapping[str, Any]) -> Topic:
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def translated(doing: str) -> Iterator[None]:
+    """kafka-python's errors become ours; `doing` completes "Kafka did not answer while …"."""
     try:
         yield
     except (KafkaConnectionError, KafkaTimeoutError, TimeoutError, OSError) as error:
