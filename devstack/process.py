@@ -20,6 +20,7 @@ from tidewatch.errors import TidewatchError
 
 LAUNCHER = Path(__file__).with_name("_launch.py")
 TAIL_LINES = 25
+TAIL_BYTES = 64 * 1024
 POLL_SECONDS = 0.02
 
 Probe = Callable[[], bool]
@@ -141,7 +142,9 @@ class Child:
         """The last lines that it wrote."""
         if not self.log.exists():
             return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     @property
     def outcome(self) -> str:
