@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidewatch.clickhouse import ClickHouse
+from tidewatch.errors import ClickHouseError
 from tidewatch.telemetry.logs import get_logger
 
 TABLE = "ledger_ranges"
@@ -83,7 +84,12 @@ FROM ledger_ranges FINAL
 WHERE topic_id = {topic_id:String} AND max_appended_ms >= {since_ms:Int64} AND min_appended_ms < {until_ms:Int64}
 ORDER BY `partition`, `first`
 """
+_LAST_BEFORE = """
+SELECT `partition`, max(`last`) FROM ledger_ranges
+WHERE topic_id = {topic_id:String} AND max_appended_ms < {since_ms:Int64} GROUP BY `partition`
+"""
 _FOREVER_MS = 1 << 62
+_UNKNOWN_TABLE = 60
 
 
 def write_ranges(clickhouse: ClickHouse, records: Iterable[RangeRecord]) -> None:
@@ -97,8 +103,23 @@ def read_ranges(
     clickhouse: ClickHouse, topic_id: str, since_ms: int = 0, until_ms: int = _FOREVER_MS
 ) -> list[RangeRecord]:
     """Records of ranges that overlap the window of append time, by partition and offset."""
-    rows = clickhouse.query(_SELECT, {"topic_id": topic_id, "since_ms": since_ms, "until_ms": until_ms})
+    rows = _query(clickhouse, _SELECT, {"topic_id": topic_id, "since_ms": since_ms, "until_ms": until_ms})
     return [RangeRecord(**_aware(dict(zip(COLUMNS, row, strict=True)))) for row in rows]
+
+
+def last_before(clickhouse: ClickHouse, topic_id: str, since_ms: int) -> dict[int, int]:
+    """By partition, the last offset of the ranges that were appended before `since_ms`."""
+    return dict(_query(clickhouse, _LAST_BEFORE, {"topic_id": topic_id, "since_ms": since_ms}))
+
+
+def _query(clickhouse: ClickHouse, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """No loader has written yet where there is no table: then there are no records."""
+    try:
+        return clickhouse.query(sql, parameters)
+    except ClickHouseError as error:
+        if error.code != _UNKNOWN_TABLE:
+            raise
+        return []
 
 
 def _row(record: RangeRecord) -> dict[str, Any]:
@@ -128,6 +149,7 @@ class RangeWriter:
         self._writing = False
         self._hurry = False
         self._closed = False
+        self._table_made = False
         self.written = 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="ledger-ranges", daemon=True)
@@ -176,6 +198,9 @@ class RangeWriter:
 
     def _write(self, batch: list[RangeRecord]) -> bool:
         try:
+            if not self._table_made:
+                self._clickhouse.command(DDL)
+                self._table_made = True
             write_ranges(self._clickhouse, batch)
         except Exception as error:  # whatever it is, the lane that loads events must not feel it
             log.warning("ledger.ranges_not_written", records=len(batch), error=str(error), retry_in_s=self._every)
