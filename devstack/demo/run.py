@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from ingest.ledger.check import check
-from ingest.ledger.report import Report
 
 from devstack.demo import foreign, generated, malformed, real
 from devstack.demo.events import Stream, timestamp
@@ -21,9 +19,13 @@ from devstack.demo.journal import Journal
 from devstack.demo.probe import Probe
 from devstack.demo.progress import Progress
 from devstack.demo.sender import Sender
-from devstack.demo.verify import Verdict, verify, wait_until_loaded
+from devstack.demo.verify import Kept, verify, wait_until_loaded
 from devstack.stack import Stack
 from ingest.gateway import keys
+from ingest.ledger.check import check
+from ingest.ledger.report import Report, Verdict
+from ingest.ledger.sources import Sources
+from ingest.ledger.window import Window
 from tidewatch.clickhouse import ClickHouse
 from tidewatch.clock import SystemClock
 from tidewatch.settings import Kafka, Settings, load_settings
@@ -49,14 +51,18 @@ class Outcome:
     malformed: int
     sending_seconds: float
     loaded_in_time: bool
-    verdict: Verdict
+    verdict: Kept
     ledger: Report
     letters: list[tuple[Any, ...]]
     """(pipeline, stage, error, field, letters)"""
 
     @property
     def proved(self) -> bool:
-        return self.loaded_in_time and self.verdict.kept and self.ledger.balanced
+        return self.loaded_in_time and self.verdict.all and self.ledger.verdict is Verdict.BALANCED and not self.pending
+
+    @property
+    def pending(self) -> int:
+        return sum(pipeline.terms.pending + pipeline.terms.letters_pending for pipeline in self.ledger.pipelines)
 
 
 @dataclass
@@ -119,9 +125,14 @@ class Demo:
         return found(
             loaded_in_time=loaded,
             verdict=verify(clickhouse, specs, journal, written),
-            ledger=check(settings, specs),
+            ledger=_ledger(settings, specs),
             letters=clickhouse.query(_LETTERS),
         )
+
+
+def _ledger(settings: Settings, specs: Mapping[str, Spec]) -> Report:
+    with Sources.open(settings) as sources:
+        return check(Window(None, None), specs.values(), sources, SystemClock().now())
 
 
 def _create_keys(path: Path, projects: list[str]) -> dict[str, str]:

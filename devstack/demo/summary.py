@@ -11,6 +11,7 @@ from rich.table import Table
 
 from devstack.demo.run import Outcome
 from devstack.stack import Stack
+from ingest.ledger.report import Verdict
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "doubled": {name: len(ids) for name, ids in verdict.doubled.items()},
         "unannounced": {name: len(ids) for name, ids in verdict.unannounced.items()},
         "foreign_problems": verdict.foreign,
-        "ledger": outcome.ledger.as_json(),
+        "ledger": outcome.ledger.as_dict(),
         "accept_to_queryable_p50_s": outcome.probe.quantile(0.5),
         "accept_to_queryable_p99_s": outcome.probe.quantile(0.99),
         "probes": len(outcome.probe.seconds),
@@ -63,13 +64,14 @@ def _by_pipeline(outcome: Outcome) -> Table:
     for name in ("pipeline", "sent", "accepted", "rejected", "foreign", "loaded", "dead-lettered", "pending", "ledger"):
         table.add_column(name, justify="left" if name in ("pipeline", "ledger") else "right")
     journal = outcome.journal
-    for pipeline, terms in sorted(outcome.ledger.by_pipeline().items()):
+    for report in outcome.ledger.pipelines:
+        pipeline, terms = report.pipeline, report.terms
         foreign = outcome.foreign.get(pipeline)
         rejected = sum(count for (name, _, _), count in journal.rejected.items() if name == pipeline)
         accepted = len(journal.accepted.get(pipeline, [])) + len(journal.dead_lettered.get(pipeline, []))
-        numbers = (journal.sent[pipeline], accepted, rejected, len(foreign.good) + len(foreign.bad) if foreign else 0)
-        ledger = (terms.loaded, terms.dead_lettered, terms.pending)
-        table.add_row(pipeline, *(f"{number:,}" for number in (*numbers, *ledger)), terms.verdict)
+        told = (journal.sent[pipeline], accepted, rejected, len(foreign.good) + len(foreign.bad) if foreign else 0)
+        found = (terms.loaded, sum(terms.dead_lettered.values()), terms.pending + terms.letters_pending)
+        table.add_row(pipeline, *(f"{number:,}" for number in (*told, *found)), str(report.verdict))
     return table
 
 
@@ -106,8 +108,11 @@ def _show_proof(console: Console, outcome: Outcome) -> None:
                 console.print(f"[red]✗[/] {pipeline}: {len(ids):,} {word}, the first {escape(ids[0])}", highlight=False)
     for problem in verdict.foreign:
         console.print(f"[red]✗[/] {escape(problem)}", highlight=False)
-    if not outcome.ledger.balanced:
-        console.print("[red]✗[/] the ledger does not balance: run `tidewatch ledger check` for the offsets")
+    for report in outcome.ledger.pipelines:
+        if report.verdict is not Verdict.BALANCED:
+            console.print(
+                f"[red]✗[/] {report.pipeline}: the ledger is {report.verdict}: {escape(report.why)}", highlight=False
+            )
     if outcome.proved:
         console.print(
             f"[green]✓ proved[/]: each of {answers:,} events answered with 202, and each foreign record, is once in ClickHouse"

@@ -14,7 +14,7 @@ from tidewatch.spec import Spec
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Kept:
     """Event ids a pipeline; all of them empty means that every answer was kept."""
 
     missing: Mapping[str, list[str]]
@@ -25,7 +25,7 @@ class Verdict:
     """What is wrong with the records of the foreign producer."""
 
     @property
-    def kept(self) -> bool:
+    def all(self) -> bool:
         return not (
             any(self.missing.values()) or any(self.doubled.values()) or any(self.unannounced.values()) or self.foreign
         )
@@ -45,9 +45,7 @@ def wait_until_loaded(
     return False
 
 
-def verify(
-    clickhouse: ClickHouse, specs: Mapping[str, Spec], journal: Journal, foreign: Mapping[str, Written]
-) -> Verdict:
+def verify(clickhouse: ClickHouse, specs: Mapping[str, Spec], journal: Journal, foreign: Mapping[str, Written]) -> Kept:
     missing, doubled, unannounced = {}, {}, {}
     wrong: list[str] = []
     for name, spec in specs.items():
@@ -58,7 +56,7 @@ def verify(
         unannounced[name] = sorted((landed - answered).keys() - set(doubled[name]))
         if name in foreign:
             wrong += _foreign(clickhouse, spec, foreign[name])
-    return Verdict(missing, doubled, unannounced, wrong)
+    return Kept(missing, doubled, unannounced, wrong)
 
 
 def _landed(clickhouse: ClickHouse, spec: Spec) -> Counter[str]:

@@ -49,26 +49,26 @@ def journal(tmp_path: Path) -> Journal:
 
 def test_what_was_answered_and_landed_is_kept(warehouse: ClickHouse, journal: Journal) -> None:
     assert wait_until_loaded(warehouse, SPECS, journal, 2, seconds=5)
-    assert verify(warehouse, SPECS, journal, FOREIGN).kept
+    assert verify(warehouse, SPECS, journal, FOREIGN).all
     assert not wait_until_loaded(warehouse, SPECS, journal, 3, seconds=0.3)
 
 
 def test_a_missing_event_is_named(warehouse: ClickHouse, journal: Journal) -> None:
     journal.accept("clicks", "lost")
     verdict = verify(warehouse, SPECS, journal, FOREIGN)
-    assert (verdict.missing["clicks"], verdict.kept) == (["lost"], False)
+    assert (verdict.missing["clicks"], verdict.all) == (["lost"], False)
 
 
 def test_a_doubled_event_is_named(warehouse: ClickHouse, journal: Journal) -> None:
     warehouse.command("INSERT INTO raw_clicks VALUES ('c', 'shop', 0, 9)")
     verdict = verify(warehouse, SPECS, journal, FOREIGN)
-    assert (verdict.doubled["clicks"], verdict.unannounced["clicks"], verdict.kept) == (["c"], [], False)
+    assert (verdict.doubled["clicks"], verdict.unannounced["clicks"], verdict.all) == (["c"], [], False)
 
 
 def test_an_event_that_nobody_was_told_of_is_named(warehouse: ClickHouse, journal: Journal) -> None:
     warehouse.command("INSERT INTO raw_clicks VALUES ('ghost', 'shop', 0, 9)")
     verdict = verify(warehouse, SPECS, journal, FOREIGN)
-    assert (verdict.unannounced["clicks"], verdict.kept) == (["ghost"], False)
+    assert (verdict.unannounced["clicks"], verdict.all) == (["ghost"], False)
 
 
 @pytest.mark.parametrize("row", ["('z', '', 0, 9)", "('z', '', 0, 7)"], ids=["unknown", "doubled"])
