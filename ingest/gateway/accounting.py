@@ -19,7 +19,7 @@ from tidewatch.clock import Clock
 from tidewatch.errors import KafkaUnavailable
 from tidewatch.record import ENVELOPE, envelope_suffix, rfc3339
 from tidewatch.spec import Spec
-from tidewatch.telemetry.catalogue.gateway import ACCOUNTING_WAITING, BYTES, EVENTS, REJECTED
+from tidewatch.telemetry.catalogue.gateway import ACCOUNTING_WAITING, BYTES, EVENTS, INSTANCE, REJECTED
 from tidewatch.telemetry.logs import get_logger
 from tidewatch.telemetry.metrics import Registry
 
@@ -52,6 +52,7 @@ class Accounting:
         self._events = registry.counter(EVENTS)
         self._rejected = registry.counter(REJECTED)
         self._bytes = registry.counter(BYTES)
+        registry.gauge(INSTANCE).labels(self.gateway).set(1)
         registry.gauge(ACCOUNTING_WAITING).set_function(lambda: len(self._waiting))
 
     def accepted(self, pipeline: str, project: str, count: int, size: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 from typing import Any
 
 from fastapi import FastAPI
@@ -80,8 +81,12 @@ class Gateway(FastAPI):
         try:
             await super().__call__(scope, receive, watch)
         finally:
-            path = getattr(scope.get("route"), "path", UNMATCHED)
-            self.services.requests.count(path, scope["method"], status, time.perf_counter() - started)
+            route = scope["path"] if scope["path"] in self._own_paths else UNMATCHED
+            self.services.requests.count(route, scope["method"], status, time.perf_counter() - started)
+
+    @cached_property
+    def _own_paths(self) -> frozenset[str]:
+        return frozenset(path for route in self.routes if (path := getattr(route, "path", None)))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

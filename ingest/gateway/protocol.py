@@ -1,4 +1,7 @@
-"""uvicorn's HTTP protocol, with a bound to what may come before a body: uvicorn itself has none with httptools."""
+"""uvicorn's HTTP protocol, with a bound to what may come before a body: uvicorn itself has none with httptools.
+
+A head that comes whole in one read, of at most 256 KiB, passes; what matters is that none grows without end.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ class LimitedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-            # The same read may hold the end of the head and much of a body, so look only when the head goes on.
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse()

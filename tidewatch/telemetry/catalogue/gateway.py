@@ -48,3 +48,6 @@ ACCOUNTING_WAITING = Metric(
     "tidewatch_gateway_accounting_waiting_records", "gauge", "Accounting records that Kafka has not acknowledged yet."
 )
 KEYS = Metric("tidewatch_gateway_api_keys", "gauge", "API keys that are valid now.")
+INSTANCE = Metric(
+    "tidewatch_gateway_instance_info", "gauge", "Always 1; the gateway's name in its accounting records.", ("gateway",)
+)
