@@ -83,6 +83,24 @@ class Loader(Section):
     host: str = "127.0.0.1"
     port: int = Field(9101, ge=0, le=65_535)
     """Of /metrics, /healthz and /readyz."""
+    instance: str = Field("loader-1", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    """Static membership: another for each loader that runs at the same time, the same after a restart."""
+    batch_rows: int = Field(100_000, ge=1, le=1_000_000)
+    """The most records of one insert."""
+    batch_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """The most bytes of one insert, about."""
+    batch_seconds: float = Field(0.5, gt=0, le=60)
+    """How long a record may wait for company."""
+    queued_kbytes: int = Field(65_536, ge=1024)
+    """Records fetched ahead, by topic: what bounds the memory of a loader."""
+    session_timeout_seconds: float = Field(8, ge=6, le=300)
+    """A loader that is silent for so long loses its partitions."""
+    deadline_seconds: int = Field(30, ge=5, le=600)
+    """An insert that begins later than this after it was announced is refused by the server."""
+    max_bad_share: float = Field(0.5, gt=0, le=1)
+    """When more than this share of the records of late is bad, the circuit opens: nothing is dead-lettered."""
+    min_bad: int = Field(1000, ge=1)
+    """Bad records of late that it takes to open that circuit, whatever their share."""
 
 
 class Relay(Section):

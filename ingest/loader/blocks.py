@@ -17,11 +17,9 @@ class Range(NamedTuple):
     first: int
     last: int
 
-    def __contains__(self, position: object) -> bool:
-        if not isinstance(position, tuple) or len(position) != 2:
-            return False
+    def holds(self, position: Position) -> bool:
         partition, offset = position
-        return bool(partition == self.partition and self.first <= offset <= self.last)
+        return partition == self.partition and self.first <= offset <= self.last
 
 
 Ranges = tuple[Range, ...]

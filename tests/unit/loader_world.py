@@ -289,7 +289,7 @@ class World:
                 there = [letter for r in effect.letters for letter in self.kafka.letters[r.first : r.last + 1]]
                 return {
                     where for topic_id, where, _ in there
-                    if topic_id == process.topic_id and any(where in r for r in effect.ranges)
+                    if topic_id == process.topic_id and any(r.holds(where) for r in effect.ranges)
                 }  # fmt: skip
             case e.Missing():
                 where = {(row.partition, row.offset) for row in self.rows(effect.block)}
@@ -304,7 +304,7 @@ class World:
             case e.RebuildAggregates():
                 if process.topic_id == self.kafka.topic_id:
                     for row in (row for log in self.kafka.log.values() for row in log):
-                        if any((row.partition, row.offset) in r for r in effect.block.ranges):
+                        if any(r.holds((row.partition, row.offset)) for r in effect.block.ranges):
                             self.clickhouse.view[row.uid] = self.clickhouse.raw[row.uid]
             case e.Rewind():
                 process.collected.clear()

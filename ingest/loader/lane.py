@@ -1,0 +1,403 @@
+"""One topic's way into its table: carries out what its course asks for (effects.py), on two threads.
+
+The polling thread runs the course, polls, and alone commits. The worker talks to ClickHouse and reads the log again
+where that is needed. While one block is being inserted the next is fetched and built.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError as ConfluentError
+from confluent_kafka import Message
+
+from ingest.loader import effects as e
+from ingest.loader.blocks import Identity
+from ingest.loader.collector import Collector, Size
+from ingest.loader.gauges import Gauges
+from ingest.loader.insertion import Inserter
+from ingest.loader.intents import NewerIntent
+from ingest.loader.letters import LetterWriter
+from ingest.loader.membership import Membership
+from ingest.loader.origin import Origin
+from ingest.loader.policy import Policy
+from ingest.loader.recovery import Loading
+from ingest.loader.warehouse import Warehouse
+from tidewatch.clock import Clock
+from tidewatch.errors import KafkaUnavailable, TidewatchError
+from tidewatch.telemetry.logs import get_logger
+
+REVOKE_SECONDS = 5.0
+STOP_SECONDS = 5.0
+_OUT_OF_RANGE = ConfluentError._AUTO_OFFSET_RESET  # noqa: SLF001 — public, whatever its underscore says
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a lane is made of. `join` makes its member of the group, given the lane's three callbacks."""
+
+    identity: Identity
+    topic: str
+    policy: Policy
+    size: Size
+    warehouse: Warehouse
+    inserter: Inserter
+    origin: Origin
+    letters: LetterWriter | None
+    collector: Collector
+    gauges: Gauges
+    clock: Clock
+    join: Callable[..., Membership]
+
+
+class _Stopped(Exception):
+    """The lane is asked to end, and does not wait any longer."""
+
+
+class Lane:
+    """`run` on a thread of its own; `stop` from any."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clock = parts.clock
+        self._gauges = parts.gauges
+        self._collector = parts.collector
+        self._course = Loading(parts.identity, parts.policy)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{parts.topic}")
+        self._member: Membership | None = None
+        self._in_flight: tuple[e.Insert, Future[Any]] | None = None
+        self._stopping = threading.Event()
+        self._stop_by: float | None = None
+        self._lost_offsets: dict[int, int] = {}
+        self._pardon = threading.Event()
+        self._nudge = threading.Event()
+        self._stopped_inserting = False
+        self.problem: str | None = "starting"
+        """What stands in the way of loading, None while nothing does."""
+        self.halted = False
+
+    @property
+    def topic(self) -> str:
+        return self._parts.topic
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._nudge.set()
+
+    def retry(self, *, pardon: bool = False) -> None:
+        """An operator's word: try again now. With `pardon`, what is bad is dead-lettered however much it is."""
+        if pardon:
+            self._pardon.set()
+        self._nudge.set()
+
+    def run(self) -> None:
+        """Until `stop`. Raises TidewatchError when this lane cannot go on; a halted lane waits for `stop`."""
+        self._member = self._parts.join(assigned=self._assigned, revoked=self._revoked, lost=self._lost)
+        flow = self._course.run()
+        try:
+            self._member.join()
+            effect = next(flow)
+            while True:
+                effect = flow.send(self._carry_out(effect))
+        except _Stopped:
+            self._finish()
+        except NewerIntent as error:
+            self._halt(f"{error}: a newer loader wrote it; start that version again")
+        finally:
+            flow.close()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            self._member.leave()
+            if self._parts.letters is not None:
+                self._parts.letters.close()
+
+    # -- effects
+
+    def _carry_out(self, effect: e.Effect) -> Any:
+        match effect:
+            case e.Next():
+                return self._next()
+            case e.Commit():
+                return self._commit(effect)
+            case e.Insert():
+                return self._insert(effect)
+            case e.FindBad(block):
+                return self._ask(lambda: self._parts.warehouse.find_bad(block))
+            case e.Bury():
+                return self._bury(effect)
+            case e.ReadCommitted(partitions):
+                return self._membership.committed(partitions)
+            case e.Rebuild(ranges):
+                log.info("loader.rebuilding", topic=self.topic, ranges=ranges)
+                return self._ask(lambda: self._parts.origin.rebuild(ranges))
+            case e.ReadLetters(letters, ranges):
+                return self._ask(lambda: self._parts.origin.letters(letters, ranges))
+            case e.Missing(block):
+                return self._ask(lambda: self._parts.warehouse.missing(block))
+            case e.Measure(fresh):
+                return self._ask(lambda: self._parts.warehouse.measure(fresh=fresh))
+            case e.HaveRows(partitions):
+                return self._ask(lambda: self._parts.warehouse.have_rows(partitions))
+            case e.RebuildAggregates(block):
+                return self._ask(lambda: self._parts.warehouse.check_aggregates(block))
+            case e.Wait():
+                return self._wait(effect)
+            case e.Rewind():
+                self._collector.clear()
+                return self._membership.read_from(self._course.holdings.readable)
+            case e.Resume(partitions):
+                self._gauges.recovered.inc()
+                readable = self._course.holdings.readable
+                return self._membership.read_from({p: readable[p] for p in partitions if p in readable})
+            case e.Halt(message):
+                return self._halt(message)
+
+    def _next(self) -> e.Batch | None:
+        started = self._clock.monotonic()
+        if not self._stopped_inserting:
+            self.problem = None
+        idle = started + self._parts.size.seconds
+        while not self._collector.ripe:
+            if self._stopping.is_set():
+                raise _Stopped
+            if self._course.holdings.blocked:
+                return None
+            if not self._collector and self._clock.monotonic() > idle:
+                self._gauges.fetch_wait.inc(self._clock.monotonic() - started)
+                return None
+            self._collect(min(0.1, self._parts.size.seconds))
+        self._gauges.fetch_wait.inc(self._clock.monotonic() - started)
+        return self._collector.take()
+
+    def _commit(self, commit: e.Commit) -> e.CommitResult:
+        started = self._clock.monotonic()
+        result = self._membership.commit(commit.offsets)
+        self._gauges.commit_seconds.observe(self._clock.monotonic() - started)
+        if result is e.CommitResult.DONE:
+            self._parts.inserter.closed(commit.closes)
+        return result
+
+    def _insert(self, insert: e.Insert) -> Any:
+        gone = {r.partition: self._lost_offsets.pop(r.partition, 0) for r in insert.block.ranges}
+        self._parts.inserter.count_lost(insert.block, gone)
+        future = self._worker.submit(self._parts.inserter.insert, insert)
+        self._in_flight = (insert, future)
+        try:
+            answer = self._wait_for(future, gather=True)
+        finally:
+            self._in_flight = None
+        if isinstance(answer, e.Landed):
+            self._well()
+        return answer
+
+    def _bury(self, bury: e.Bury) -> Any:
+        if self._parts.letters is None:
+            return e.CommitResult.AGAIN, ()
+        found = self._ask(lambda: self._parts.origin.messages([bad.position for bad in bury.bad]))
+        if isinstance(found, e.Failed):
+            return e.CommitResult.AGAIN, ()
+        mine = self._course.holdings.claimed(bury.block.claims)
+        if any(bad.position[0] not in mine for bad in bury.bad):
+            return e.CommitResult.AGAIN, ()  # a partition left while its records were read
+        # What retention took in between is still in the block, without its key.
+        records = [(bad, found.get(bad.position) or bury.block.rows.kept(bad.position)) for bad in bury.bad]
+        result, letters = self._parts.letters.write(records, bury.offsets, self._membership.group())
+        if result is e.CommitResult.DONE:
+            for bad, _ in records:
+                self._gauges.letters(bad.error, 1)
+            log.info("loader.dead_lettered", topic=self.topic, letters=len(records), first=records[0][0].message)
+        return result, letters
+
+    def _wait(self, effect: e.Wait) -> None:
+        self._gauges.retry(effect.trouble)
+        self._gauges.circuit(effect.trouble, is_open=True)
+        self._stopped_inserting = True
+        self.problem = f"{effect.trouble.value}: {effect.message}"
+        log.warning(
+            "loader.waiting", topic=self.topic, trouble=effect.trouble.value, why=effect.message, s=effect.seconds
+        )
+        until = self._clock.monotonic() + effect.seconds
+        self._membership.hold(self._course.holdings.readable)
+        while self._clock.monotonic() < until and not self._nudge.is_set():
+            self._poll(min(0.2, max(0.0, until - self._clock.monotonic())))
+        if self._stopping.is_set():
+            raise _Stopped
+        self._nudge.clear()
+        if self._pardon.is_set():
+            self._pardon.clear()
+            self._course.tally.pardon()
+        self._membership.unhold(self._course.holdings.readable)
+
+    def _halt(self, message: str) -> None:
+        """Keep the partitions, so that nobody else walks into the same, and wait for an operator."""
+        self.halted = True
+        self.problem = f"halted: {message}"
+        self._gauges.halted.set(1)
+        log.error("loader.halted", topic=self.topic, why=message)
+        self._membership.hold(self._course.holdings.held)
+        while not self._stopping.is_set():
+            self._poll(0.2)
+        raise _Stopped
+
+    # -- waiting and polling
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        return self._wait_for(self._worker.submit(question), gather=False)
+
+    def _wait_for(self, future: Future[Any], *, gather: bool) -> Any:
+        """The worker's answer; meanwhile the next block is collected, or at least the group is kept happy."""
+        idle_since = self._clock.monotonic()
+        held = False
+        while not future.done():
+            if self._stopping.is_set():
+                self._stop_by = self._stop_by or self._clock.monotonic() + STOP_SECONDS
+                wait([future], self._stop_by - self._clock.monotonic())
+                if not future.done():
+                    raise _Stopped
+            elif gather and self._collector.room:
+                self._collect(0.02)
+                idle_since = self._clock.monotonic()
+            elif self._clock.monotonic() - idle_since > 1.0:
+                if not held:
+                    self._membership.hold(self._course.holdings.readable)
+                    held = True
+                self._poll(0.1)
+            else:
+                wait([future], 0.25)
+        if held:
+            self._membership.unhold(self._course.holdings.readable)
+        return future.result()
+
+    def _collect(self, seconds: float) -> None:
+        self._take(self._membership.consume(min(self._collector.room, 10_000), seconds))
+
+    def _poll(self, seconds: float) -> None:
+        """With everything on hold; what still comes was under way."""
+        self._take(self._membership.consume(1, seconds))
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        good = [m for m in messages if m.error() is None]
+        readable = self._course.holdings.readable
+        if len(good) != len(messages):
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._on_error(error, message.partition())
+        # Nothing of a partition that is not settled, or not ours any more, may slip in.
+        if any(m.partition() not in readable for m in (good[:1] + good[-1:])):
+            good = [m for m in good if m.partition() in readable]
+        self._collector.add(good)
+
+    def _on_error(self, error: ConfluentError, partition: int | None) -> None:
+        if error.code() == _OUT_OF_RANGE and partition is not None:
+            self._overtaken(partition)
+            return
+        translated = self._membership.explain(error)
+        if not translated.retryable:
+            self.problem = translated.what
+        log.warning("loader.kafka", topic=self.topic, partition=partition, error=translated.what)
+
+    def _overtaken(self, partition: int) -> None:
+        """Retention removed what was to be read next: what is lost is counted and reported, and the rest is loaded."""
+        readable = self._course.holdings.readable
+        if partition not in readable:
+            return
+        low, high = self._membership.bounds(partition)
+        at = self._collector.lasts.get(partition, readable[partition] - 1) + 1
+        if at > high:
+            self._halt(
+                f"the log of {self.topic}[{partition}] ends at {high}, before the position {at}: it was truncated"
+            )
+        if at < low:
+            self._lost_offsets[partition] = self._lost_offsets.get(partition, 0) + low - at
+            self._gauges.expired.inc(low - at)
+            log.error("loader.expired", topic=self.topic, partition=partition, first=at, last=low - 1)
+        self._membership.read_from({partition: max(low, at)})
+
+    # -- the group's callbacks, from within `consume`
+
+    def _assigned(self, partitions: Sequence[int]) -> tuple[dict[int, int], list[int]]:
+        found = self._committed(partitions)
+        bounds = {p: self._membership.bounds(p) for p in partitions}
+        lows = {p: low for p, (low, _) in bounds.items()}
+        holdings = self._course.holdings
+        holdings.assigned(found, lows)
+        starts = {p: max(lows[p], holdings.held[p].next) for p in partitions}
+        for p in holdings.readable.keys() & starts.keys():
+            lost = starts[p] - holdings.held[p].next
+            if lost:
+                self._lost_offsets[p] = lost
+                self._gauges.expired.inc(lost)
+                log.error(
+                    "loader.expired", topic=self.topic, partition=p, first=holdings.held[p].next, last=starts[p] - 1
+                )
+        unread = [p for p in partitions if p not in holdings.readable]
+        self._gauges.partitions.set(len(holdings.held))
+        log.info("loader.assigned", topic=self.topic, partitions=list(partitions), to_settle=unread)
+        return starts, unread
+
+    def _revoked(self, partitions: Sequence[int]) -> None:
+        """The insert in flight gets a little time to end; then what has landed is made final, for these only."""
+        if self._in_flight is not None:
+            insert, future = self._in_flight
+            wait([future], REVOKE_SECONDS)
+            if future.done() and isinstance(future.result(), e.Landed):
+                self._course.holdings.landed(insert.block)
+        commit = self._course.holdings.release(partitions)
+        if commit is not None:
+            self._commit(commit)
+        self._gone(partitions, "loader.revoked")
+
+    def _lost(self, partitions: Sequence[int]) -> None:
+        self._course.holdings.lose(partitions)
+        self._gone(partitions, "loader.lost")
+
+    def _gone(self, partitions: Sequence[int], event: str) -> None:
+        self._collector.drop(partitions)
+        for partition in partitions:
+            self._lost_offsets.pop(partition, None)
+            self._gauges.forget(partition)
+        self._gauges.partitions.set(len(self._course.holdings.held))
+        log.info(event, topic=self.topic, partitions=list(partitions))
+
+    def _committed(self, partitions: Sequence[int]) -> dict[int, e.Committed]:
+        why = ""
+        for attempt in range(6):
+            found = self._membership.committed(partitions)
+            if not isinstance(found, e.Failed):
+                return found
+            why = found.message
+            log.warning("loader.offsets_not_read", topic=self.topic, error=why, attempt=attempt)
+        raise KafkaUnavailable(f"the committed offsets of {self.topic} cannot be read: {why}", fix="check the brokers")
+
+    # -- ends
+
+    def _finish(self) -> None:
+        """What has landed becomes final; what has not stays announced, for whoever comes next."""
+        commit = self._course.holdings.final_commit()
+        if commit is not None:
+            try:
+                self._commit(commit)
+            except TidewatchError as error:
+                log.warning("loader.not_finalised", topic=self.topic, error=str(error))
+
+    def _well(self) -> None:
+        if self._stopped_inserting:
+            self._stopped_inserting = False
+            for trouble in e.Trouble:
+                self._gauges.circuit(trouble, is_open=False)
+            log.info("loader.well_again", topic=self.topic)
+        self.problem = None
+
+    @property
+    def _membership(self) -> Membership:
+        if self._member is None:
+            raise AssertionError("the lane has not joined its group yet")
+        return self._member
