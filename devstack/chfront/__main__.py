@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    engine = _open(arguments)  # resets the signal handlers: ours come after
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    engine = _open(arguments)
     service = Service(engine, Password(os.environ.get(PASSWORD, "")))
     server = _listen(service, arguments.host, arguments.port)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()

@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from devstack.chfront.errors import FrontError
 from devstack.chfront.service import Service
@@ -95,10 +95,10 @@ class Server:
 
     def _exchange(self, wire: Wire, request: Request) -> bool:
         try:
-            response = self._service.answer(request)
-            keep = request.body.drain() and request.keep_alive and not self._stopping
-        except BadRequest as error:
+            with closing(self._service.answer(request)) as response:
+                keep = request.body.drain() and request.keep_alive and not self._stopping
+                wire.answer(response, keep_alive=keep, head_only=request.method == "HEAD")
+                return keep
+        except BadRequest as error:  # only reading raises it, so nothing was answered yet
             wire.answer(Response.text(400, f"{error}\n"), keep_alive=False)
             return False
-        wire.answer(response, keep_alive=keep, head_only=request.method == "HEAD")
-        return keep

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,9 +16,10 @@ from devstack.chfront.arrow import one_stream
 from devstack.chfront.auth import Password
 from devstack.chfront.call import Call, External
 from devstack.chfront.compression import Bytes
-from devstack.chfront.engine import Counts, Engine, Piece, Session, identifier
+from devstack.chfront.engine import Engine
 from devstack.chfront.errors import FrontError
 from devstack.chfront.processes import Running, by_caller, marked, unshifted
+from devstack.chfront.session import Counts, Piece, Session, identifier
 from devstack.chfront.sessions import Sessions
 from devstack.chfront.spool import Spool
 from devstack.chfront.wire import Request, Response
@@ -90,20 +91,19 @@ class Service:
         started = time.monotonic_ns()
         coding = compression.chosen(request.header("accept-encoding")) if call.compress else None
         with ExitStack() as held:
-            if call.statement.verb != "KILL":  # it must get through when every turn is taken
-                held.enter_context(self._engine.turn())
             held.enter_context(self._running.claim(call.query_id))
+            # The body first: while a slow client sends, nothing of the engine is held.
+            path = held.enter_context(self._spool.write(call.data)) if call.statement.takes_data else ""
             wanted = self._sessions.session(call.session, settings=call.settings, lasting=call.statement.lasting)
             session = held.enter_context(wanted)
-            result = self._run(session, call, held)
+            result = self._run(session, call, path, held)
             first, ended = _take(result.pieces, None if call.wait else HELD_BACK)
             headers = self._headers(call, result.counts, started)
             if ended:
                 return _whole(first, headers, coding)
-            release = held.pop_all()
-        return self._rest(first, result, headers, coding, release)
+            return self._rest(first, result, headers, coding, held.pop_all().close)
 
-    def _run(self, session: Session, call: Call, held: ExitStack) -> Result:
+    def _run(self, session: Session, call: Call, path: str, held: ExitStack) -> Result:
         if call.database:
             session.use(call.database)
         session.apply(call.settings)
@@ -113,41 +113,56 @@ class Service:
             session.apply({"readonly": "2"})
         sql = by_caller(call.statement.verb, call.statement.sql)
         if call.statement.takes_data:
-            path = held.enter_context(self._spool.write(call.data))
             sql = call.statement.reading(path)
         text = marked(sql, call.query_id).encode("latin-1")
         if call.wait or call.output.lower() not in _APPENDABLE or call.statement.verb not in {"SELECT", "WITH"}:
-            return _at_once(session, text, call)
+            return self._at_once(session, text, call)
+        with _unshifted(call):
+            stream = session.stream(text, call.output, call.params, self._engine.turns)
+        held.callback(stream.close)
         result = Result(iter(()))
-        result.pieces = _counted(session.stream(text, call.output, call.params), result, call)
+        result.pieces = _counted(stream, result, call)
         if call.output.lower() == "arrowstream":
             result.pieces = one_stream(result.pieces)
         return result
+
+    def _at_once(self, session: Session, sql: bytes, call: Call) -> Result:
+        turns = None if call.statement.verb == "KILL" else self._engine.turns  # it gets through when all are taken
+        with _unshifted(call):
+            piece = session.run(sql, call.output, call.params, turns)
+        return Result(iter([piece.data]), piece.counts)
 
     def _create(self, session: Session, table: External) -> None:
         """What the server does with an external table: a temporary one of engine Memory, filled beforehand."""
         name = identifier(table.name)
         session.run(f"CREATE TEMPORARY TABLE {name} ({table.structure}) ENGINE = Memory")
         with self._spool.write([table.data]) as path:
-            session.run(f"INSERT INTO {name} FROM INFILE '{path}' FORMAT {identifier(table.format)}")
+            session.run(
+                f"INSERT INTO {name} FROM INFILE '{path}' FORMAT {identifier(table.format)}", turns=self._engine.turns
+            )
 
     def _rest(
-        self, first: list[Bytes], result: Result, headers: dict[str, str], coding: str | None, release: ExitStack
+        self,
+        first: list[Bytes],
+        result: Result,
+        headers: dict[str, str],
+        coding: str | None,
+        release: Callable[[], None],
     ) -> Response:
         """A long answer: sent while the engine works, an error in the middle marked as the server marks it."""
         tag = secrets.token_hex(8)
         headers |= {"X-ClickHouse-Exception-Tag": tag}
-        return Response(200, _coded(headers, coding), _encoded(self._stream(first, result, tag, release), coding), None)
+        body = _encoded(self._pieces(first, result, tag), coding)
+        return Response(200, _coded(headers, coding), body, None, release)
 
-    def _stream(self, first: list[Bytes], result: Result, tag: str, release: ExitStack) -> Iterator[Bytes]:
-        with release:
-            yield from first
-            try:
-                yield from result.pieces
-            except FrontError as error:
-                text = self._worded(error)
-                yield f"\r\n__exception__\r\n{tag}\r\n{text}\n{len(text) + 1} {tag}\r\n__exception__\r\n".encode()
-                raise
+    def _pieces(self, first: list[Bytes], result: Result, tag: str) -> Iterator[Bytes]:
+        yield from first
+        try:
+            yield from result.pieces
+        except FrontError as error:
+            text = self._worded(error)
+            yield f"\r\n__exception__\r\n{tag}\r\n{text}\n{len(text) + 1} {tag}\r\n__exception__\r\n".encode()
+            raise
 
     def _headers(self, call: Call, counts: Counts, started: int) -> dict[str, str]:
         numbers = {name: getattr(counts, name) for name in Counts.__slots__}
@@ -185,19 +200,18 @@ _CONTENT_TYPES: Final = {
 }
 
 
-def _at_once(session: Session, sql: bytes, call: Call) -> Result:
-    try:
-        piece = session.run(sql, call.output, call.params)
-    except FrontError as error:
-        raise unshifted(error, call.query_id) from error
-    return Result(iter([piece.data]), piece.counts)
-
-
 def _counted(pieces: Iterator[Piece], result: Result, call: Call) -> Iterator[Bytes]:
-    try:
+    with _unshifted(call):
         for piece in pieces:
             result.counts = result.counts.plus(piece.counts)
             yield piece.data
+
+
+@contextmanager
+def _unshifted(call: Call) -> Iterator[None]:
+    """Errors speak of the caller's statement, not of the one with the mark before it."""
+    try:
+        yield
     except FrontError as error:
         raise unshifted(error, call.query_id) from error
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from devstack.chfront.engine import Session
 from devstack.chfront.errors import refusal
+from devstack.chfront.session import Session
 
 DEFAULT_TIMEOUT: Final = 60
 MAX_TIMEOUT: Final = 3600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -46,6 +46,12 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: Iterable[Bytes] = ()
     length: int | None = 0
+    release: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """Give free what the body was made from; by the thread that sent it, whether or not it was sent whole."""
+        if self.release is not None:
+            self.release()
 
     @classmethod
     def text(cls, status: int, text: str | bytes, headers: dict[str, str] | None = None) -> Response:

@@ -188,7 +188,8 @@ class TestTalking(ClickHouseContract):
         assert unknown.headers["X-ClickHouse-Exception-Code"] == "372"
         http.post("/", params=session, content="SET max_threads = 1").raise_for_status()
         with http.stream("POST", "/", params=session, content="SELECT number FROM numbers(1000000000)") as answer:
-            assert next(answer.iter_bytes())
+            pieces = answer.iter_bytes()
+            assert next(pieces)
             locked = http.post("/", params=session, content="SELECT 1")
             assert locked.headers["X-ClickHouse-Exception-Code"] == "373"
         while (after := http.post("/", params=session, content="SELECT getSetting('max_threads')")).status_code != 200:

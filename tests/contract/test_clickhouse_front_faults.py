@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -200,3 +202,27 @@ def test_a_signal_while_it_starts(tmp_path: Path) -> None:
     front.child.signal(signal.SIGTERM)
     assert front.child.wait(20) is not None
     front.stop()
+
+
+def test_a_crash_of_the_engine_ends_the_process(front: ClickHouseFront) -> None:
+    """It does not stay as a husk that answers every request with an error."""
+    run(front, "SELECT 1")
+    front.child.signal(signal.SIGSEGV)
+    assert front.child.wait(20) == -signal.SIGSEGV
+    front.start()
+    assert run(front, "SELECT 1") == "1\n"
+
+
+def test_slow_clients_hold_nothing(front: ClickHouseFront) -> None:
+    """More clients than turns, each stopped in the middle: of its body, or of the answer it reads."""
+    table(front)
+    with ExitStack() as held:
+        for number in range(8):
+            connection = held.enter_context(socket.create_connection((front.host, front.port)))
+            half = b"1\n" * 50_000
+            target = "/?query=INSERT%20INTO%20copy%20FORMAT%20TSV" if number % 2 else "/"
+            body = half if number % 2 else b"SELECT number FROM numbers(1000000000)"
+            length = 2 * len(half) if number % 2 else len(body)
+            connection.sendall(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body)
+        assert [run(front, "SELECT 1") for _ in range(10)] == ["1\n"] * 10
+    assert run(front, "SELECT count() FROM copy") == "0\n"
