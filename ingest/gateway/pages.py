@@ -37,6 +37,7 @@ def add_pages(app: FastAPI, services: Services, registry: Registry) -> None:
     @app.get("/metrics", tags=["service"])
     async def metrics() -> Response:
         """Prometheus' text format."""
+        services.accounting.publish()
         return Response(registry.expose(), media_type=CONTENT_TYPE)
 
     @app.get("/docs", include_in_schema=False)

@@ -58,7 +58,8 @@ class Validator:
 
     def single(self, body: bytes) -> Checked:
         """Of a body that is one event."""
-        checked = self._one_by_one([body])
+        event = self._sure(body)
+        checked = self._one_by_one([body]) if event is None else self._valid([body], [event])
         checked.single = True
         return checked
 
@@ -113,21 +114,26 @@ class Validator:
         given = ids.count(None) < len(ids)
         return Checked(values, None if self._key is None else keys, ids if given else None, rejections)
 
-    def _look_at(self, raw: bytes) -> _Exact | Rejection:
+    def _sure(self, raw: bytes) -> Any | None:
+        """The event, when it is valid beyond doubt."""
         if len(raw) > MAX_EVENT_BYTES:
-            return Rejection("", "too_large", f"an event takes at most {MAX_EVENT_BYTES // 1024} KiB")
+            return None
         try:
             event = self._compiled.one(raw)
-            if _is_text(raw) and self._compiled.agree(raw, [event]):
-                return _Exact(
-                    getattr(event, self._key) if self._key else None,
-                    event.event_id if self._compiled.takes_event_id and event.event_id is not UNSET else None,
-                )
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass
-        return self._exactly(raw)
+            return None
+        return event if _is_text(raw) and self._compiled.agree(raw, [event]) else None
+
+    def _look_at(self, raw: bytes) -> _Exact | Rejection:
+        event = self._sure(raw)
+        if event is None:
+            return self._exactly(raw)
+        own = event.event_id if self._compiled.takes_event_id else UNSET
+        return _Exact(getattr(event, self._key) if self._key else None, None if own is UNSET else own)
 
     def _exactly(self, raw: bytes) -> _Exact | Rejection:
+        if len(raw) > MAX_EVENT_BYTES:
+            return Rejection("", "too_large", f"an event takes at most {MAX_EVENT_BYTES // 1024} KiB")
         event = parse(raw)
         if isinstance(event, Rejection):
             return event
