@@ -146,18 +146,21 @@ class Parts:
         return self.directory / "logs" / f"{name}.log"
 
     def _ours(self) -> list[Service]:
-        loaders = [self._our(name, [LOADER], "TIDEWATCH_LOADER__PORT") for name in self.options.loader_names]
-        relay = self._our(RELAY, ["outbox", "relay"], "TIDEWATCH_RELAY__PORT")
-        return [self._our(GATEWAY, [GATEWAY], "TIDEWATCH_GATEWAY__PORT"), relay, *loaders]
+        """In the order in which they stop."""
+        relay = self._our(RELAY, ["outbox", "relay"], {"TIDEWATCH_RELAY__PORT": self.ports[RELAY]})
+        loaders = [
+            self._our(name, [LOADER], {"TIDEWATCH_LOADER__PORT": self.ports[name], "TIDEWATCH_LOADER__INSTANCE": name})
+            for name in self.options.loader_names
+        ]
+        return [self._our(GATEWAY, [GATEWAY], {"TIDEWATCH_GATEWAY__PORT": self.ports[GATEWAY]}), relay, *loaders]
 
-    def _our(self, name: str, command: list[str], port_variable: str) -> Service:
+    def _our(self, name: str, command: list[str], settings: Mapping[str, object]) -> Service:
         environment = {
             **self.environment,
-            port_variable: str(self.ports[name]),
+            **{variable: str(value) for variable, value in settings.items()},
             "TIDEWATCH_TELEMETRY__LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         }
-        child = Child(
-            name, [*self.options.command, *command], log=self._log(name), env=environment, grace=DRAIN_SECONDS
-        )
+        argv = [*self.options.command, *command]
+        child = Child(name, argv, log=self._log(name), env=environment, grace=DRAIN_SECONDS)
         return self._http(child, self._url(name), "/readyz")
