@@ -36,6 +36,7 @@ _SHAPES = frozenset(
     for fraction in _FRACTIONS
     for offset in ("Z", "z", "+00:00", "-00:00")
 )
+_own_id = attrgetter("event_id")
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -53,24 +54,32 @@ class CompiledSpec:
         self._loose: Callable[[bytes], list[Any]] = _many(loose)
         self._known = frozenset(name for name, *_ in columns)
         self._required = sum(field.required for field in fields)
-        self._optional = [attrgetter(name) for name, *default in columns if default[1:]]
+        self._optional = [attrgetter(field.name) for field in fields if not field.required]
         self._nested = [attrgetter(field.name) for field in fields if field.type == "json"]
         self._checks = [(attrgetter(field.name), check) for field in fields if (check := _column_check(field))]
-        if self.takes_event_id:
-            self._checks.append((attrgetter("event_id"), _event_ids))
+
+    def own_ids(self, events: Events) -> list[Any] | None:
+        """The clients' own event ids, UNSET where there is none; None when no event has one."""
+        if not self.takes_event_id:
+            return None
+        ids = list(map(_own_id, events))
+        return None if ids.count(UNSET) == len(ids) else ids
 
     def agree(self, raw: bytes, events: Events) -> bool:
         """Whether `events`, which `one` or `many` made of `raw`, are valid beyond doubt."""
         keys = self._required * len(events)
         for name in self._optional:
             keys += len(events) - list(map(name, events)).count(UNSET)
+        ids = self.own_ids(events)
+        if ids is not None:
+            keys += len(events) - ids.count(UNSET)
         for name in self._nested:
             for value in map(name, events):
                 inner = _nested_keys(value)
                 if inner is None:
                     return False
                 keys += inner
-        return raw.count(b'":') == keys and self._each_key_counted(raw) and self._fit(events)
+        return raw.count(b'":') == keys and self._each_key_counted(raw) and self._fit(events, ids)
 
     def keeping_unknown(self, raw: bytes) -> list[Any] | None:
         """The events of the array `raw`, unknown fields left out, when they are valid beyond doubt."""
@@ -86,7 +95,7 @@ class CompiledSpec:
         for name in self._nested:
             if any(_nested_keys(value) is None for value in map(name, events)):
                 return None
-        return events if self._fit(events) else None
+        return events if self._fit(events, self.own_ids(events)) else None
 
     def _each_key_counted(self, raw: bytes) -> bool:
         """Whether no key is hidden from the count by white space before its colon."""
@@ -96,11 +105,11 @@ class CompiledSpec:
                 return False
         return True
 
-    def _fit(self, events: Events) -> bool:
-        for name, check in self._checks:  # noqa: SIM110
+    def _fit(self, events: Events, ids: list[Any] | None) -> bool:
+        for name, check in self._checks:
             if not check(list(map(name, events))):
                 return False
-        return True
+        return ids is None or all(map(EVENT_ID.fullmatch, _strings(ids)))
 
 
 def _struct(spec: Spec, columns: list[Any], *, refuse_unknown: bool) -> Any:
@@ -182,10 +191,6 @@ def _column_check(field: Field) -> Check | None:
 def _never(column: Column) -> bool:
     """For what is read exactly, always, once it is there."""
     return all(value is UNSET or value is None for value in column)
-
-
-def _event_ids(column: Column) -> bool:
-    return column.count(UNSET) == len(column) or all(map(EVENT_ID.fullmatch, _strings(column)))
 
 
 def _strings(column: Column) -> list[str]:

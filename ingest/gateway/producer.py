@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,19 +121,14 @@ class EventProducer:
         delivery = Delivery(self._loop, len(values), self._on_done)
         self._sent[delivery] = None
         produce, report = self._producer.produce, delivery.report
-        sent = 0
+        records = zip(values, keys or itertools.repeat(None), headers, strict=False)
+        value = b""
         try:
-            # Arguments by position: by name they cost a quarter more.
-            if keys is None:
-                for value, header in zip(values, headers, strict=True):
-                    produce(topic, value, None, -1, report, None, 0, header)
-                    sent += 1
-            else:
-                for value, key, header in zip(values, keys, headers, strict=True):
-                    produce(topic, value, key, -1, report, None, 0, header)
-                    sent += 1
+            for value, key, header in records:
+                # Arguments by position: by name they cost a quarter more.
+                produce(topic, value, key, -1, report, None, 0, header)
         except (BufferError, KafkaException) as error:
-            delivery.refuse(values[sent:], error)
+            delivery.refuse([value, *(rest[0] for rest in records)], error)
         if not self._busy:
             self._busy = True
             self._timer.cancel()

@@ -71,7 +71,7 @@ class Validator:
 
     def _beyond_doubt(self, body: bytes, values: list[bytes]) -> list[Any] | None:
         """The events of an array, when all of them are valid without a closer look."""
-        if max(map(len, values), default=0) > MAX_EVENT_BYTES:
+        if len(body) > MAX_EVENT_BYTES and max(map(len, values), default=0) > MAX_EVENT_BYTES:
             return None
         try:
             events = self._compiled.many(body)
@@ -91,13 +91,12 @@ class Validator:
         return _joined(parts)
 
     def _valid(self, values: list[bytes], events: list[Any]) -> Checked:
-        keys = ids = None
+        keys = None
         if self._key is not None:
             keys = [_key_bytes(getattr(event, self._key)) for event in events]
-        if self._compiled.takes_event_id:
-            ids = [None if event.event_id is UNSET else event.event_id for event in events]
-            if ids.count(None) == len(ids):
-                ids = None
+        ids = self._compiled.own_ids(events)
+        if ids is not None:
+            ids = [None if own is UNSET else own for own in ids]
         return Checked(values, keys, ids, {})
 
     def _one_by_one(self, values: list[bytes]) -> Checked:
