@@ -124,7 +124,7 @@ def render(line: Line, services: list[str]) -> Text:
     """Time, service and what it said; structured lines as `event key=value …`."""
     colour = COLOURS[services.index(line.service) % len(COLOURS)] if line.service in services else "bold"
     width = max(map(len, [*services, line.service]))
-    text = Text(f"{line.time.astimezone():%H:%M:%S} ", style="dim")
+    text = Text().append(f"{line.time.astimezone():%H:%M:%S} ", style="dim")
     text.append(f"{line.service:<{width}} │ ", style=colour)
     return text.append_text(_said(line.text))
 
@@ -137,9 +137,10 @@ def _said(text: str) -> Text:
     if not isinstance(said, dict):
         return Text(text)
     level = str(said.get("level", "info"))
-    shown = Text(f"{said.get('event', '')}", style=LEVELS.get(level, ""))
+    shown = Text()
     if level in LEVELS:
-        shown = Text(f"{level} ", style=LEVELS[level]).append_text(shown)
+        shown.append(f"{level} ", LEVELS[level])
+    shown.append(str(said.get("event", "")), LEVELS.get(level))
     for key, value in said.items():
         if key not in HIDDEN:
             shown.append(f" {key}=", style="dim").append(value if isinstance(value, str) else json.dumps(value))

@@ -77,7 +77,7 @@ def as_object(record: Record) -> dict[str, Any]:
 
 def as_line(record: Record) -> Text:
     colour = _PARTITION_COLOURS[record.partition % len(_PARTITION_COLOURS)]
-    line = Text(f"{record.time.astimezone():%H:%M:%S.%f}"[:-3], style="dim")
+    line = Text().append(f"{record.time.astimezone():%H:%M:%S.%f}"[:-3], style="dim")
     line.append(f" {record.partition}:{record.offset}", style=colour)
     envelope = record.envelope
     if envelope is not None:

@@ -122,3 +122,9 @@ def test_wiping_removes_what_a_stack_keeps_and_nothing_else(tmp_path: Path) -> N
         (tmp_path / name).touch()
     parts.wipe(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "notes.txt"}
+
+
+def test_a_style_ends_where_its_part_of_the_line_ends() -> None:
+    shown = logs.render(Line(NOW, "loader", json.dumps({"event": "x", "level": "error", "rows": 5})), ["loader"])
+    assert shown.style == ""
+    assert [shown.plain[span.start : span.end] for span in shown.spans if "red" in str(span.style)] == ["error ", "x"]
