@@ -124,6 +124,8 @@ class PipelineCheck:
         self._beyond(subject, topic, covered)
         if spec.expect.unique_event_id:
             find_repeated(subject, covered, self._asked, self._reading, report)
+        if report.terms.expired:
+            report.notes.append(f"retention took {report.terms.expired:,} offsets before they could be loaded")
         report.gateway = gateway_terms(self._clickhouse, spec.name, self._asked)
         report.history = self._reading.warehouse.incarnations(spec.table.name, topic.topic_id)
 

@@ -93,18 +93,19 @@ class Recount:
         )
         expected = record.loaded + record.dead
         self._add([record])
-        self._report.terms.lost += max(0, expected - len(held))
-        self._report.terms.loaded += sum(1 for h in held.values() if h.rows) - record.loaded
-        self._report.terms.dead_lettered["loader"] += sum(1 for h in held.values() if not h.rows) - record.dead
+        count = len(held.offsets)
+        self._report.terms.lost += max(0, expected - count)
+        self._report.terms.loaded += len(held.rows) - record.loaded
+        self._report.terms.dead_lettered["loader"] += count - len(held.rows) - record.dead
         self._doubles(partition, held)
-        if len(held) < expected:
-            self._gap(partition, record, held, expected - len(held))
-        elif len(held) > expected:
+        if count < expected:
+            self._gap(partition, record, held.offsets, expected - count)
+        elif count > expected:
             detail = f"the loader saw {record.seen} records in offsets {record.first} to {record.last}"
-            span = Span(partition, record.first, record.last, len(held) - expected, 0)
+            span = Span(partition, record.first, record.last, count - expected, 0)
             self._report.find("unknown_row", span, detail)
 
-    def _gap(self, partition: int, record: RangeRecord, held: dict[int, Held], missing: int) -> None:
+    def _gap(self, partition: int, record: RangeRecord, held: set[int], missing: int) -> None:
         candidates = [offset for offset in range(record.first, record.last + 1) if offset not in held]
         if len(candidates) == missing:
             for run in runs(partition, candidates):
@@ -115,11 +116,11 @@ class Recount:
         detail = f"{missing} of offsets {shown}{more}; the others never held a record"
         self._report.find("gap", Span(partition, candidates[0], candidates[-1], missing, 0), detail)
 
-    def _doubles(self, partition: int, held: dict[int, Held]) -> None:
+    def _doubles(self, partition: int, held: Held) -> None:
         kinds: list[tuple[Kind, list[int]]] = [
-            ("double", [offset for offset, h in held.items() if h.rows > 1]),
-            ("double_letter", [offset for offset, h in held.items() if len(h.letters) > 1]),
-            ("loaded_and_dead", [offset for offset, h in held.items() if h.rows and h.letters]),
+            ("double", [offset for offset, rows in held.rows.items() if rows > 1]),
+            ("double_letter", [offset for offset, letters in held.letters.items() if len(letters) > 1]),
+            ("loaded_and_dead", list(held.rows.keys() & held.letters.keys())),
         ]
         for kind, offsets in kinds:
             for run in runs(partition, offsets):

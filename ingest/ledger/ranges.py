@@ -52,7 +52,8 @@ class RangeRecord:
 
     `seen` counts the records that the consumer delivered, so gaps in offsets (control records, compaction) are legal;
     `seen == loaded + dead`. `expired` counts offsets of a recorded intent that retention or compaction had removed
-    before they could be loaded. `block` is the hash of the insert's deduplication token.
+    before they could be loaded; the append times of a range that is all gone are 0. `block` is the hash of the
+    insert's deduplication token.
     """
 
     topic: str
@@ -81,12 +82,13 @@ _SELECT = """
 SELECT topic, topic_id, `partition`, `first`, `last`, seen, loaded, dead, expired, min_appended_ms, max_appended_ms,
     block, loader_version, written_at
 FROM ledger_ranges FINAL
-WHERE topic_id = {topic_id:String} AND max_appended_ms >= {since_ms:Int64} AND min_appended_ms < {until_ms:Int64}
+WHERE topic_id = {topic_id:String} AND min_appended_ms < {until_ms:Int64}
+    AND (max_appended_ms >= {since_ms:Int64} OR max_appended_ms = 0)
 ORDER BY `partition`, `first`
 """
 _LAST_BEFORE = """
 SELECT `partition`, max(`last`) FROM ledger_ranges
-WHERE topic_id = {topic_id:String} AND max_appended_ms < {since_ms:Int64} GROUP BY `partition`
+WHERE topic_id = {topic_id:String} AND max_appended_ms BETWEEN 1 AND {since_ms:Int64} - 1 GROUP BY `partition`
 """
 _FOREVER_MS = 1 << 62
 _UNKNOWN_TABLE = 60

@@ -13,7 +13,7 @@ from confluent_kafka import Message
 
 from ingest.ledger.report import Stretch
 from ingest.ledger.spans import Spans
-from ingest.ledger.warehouse import CHUNK, NOTHING, Counts, Held, Place, Warehouse
+from ingest.ledger.warehouse import CHUNK, NOTHING, Counts, Place, Warehouse
 from tidewatch.kafka.reading import LogReader
 
 # Beyond this many offsets in flight, they are counted by arithmetic (as offsets, not as records).
@@ -86,6 +86,7 @@ class Tallying:
         self._known = known or {}
         self._on_missing = on_missing
         self._tally = Tally()
+        self._within_run = False
 
     def run(self, stretches: Sequence[Stretch]) -> Tally:
         """Raises RecordsGone when retention overtakes the run."""
@@ -124,41 +125,55 @@ class Tallying:
         )
         for offset, places in self._known.get(partition, {}).items():
             if first <= offset < stop:
-                held.setdefault(offset, Held()).letters |= places
-        records = 0
+                held.letters.setdefault(offset, set()).update(places)
+        records = single = 0
         for message in self._reader.read(subject.topic, partition, first, stop):
+            offset = message.offset() or 0
             records += 1
-            self._record(stretch, message, held.pop(message.offset() or 0, None))
+            rows, letters = held.rows.pop(offset, 0), held.letters.pop(offset, None)
+            if rows == 1 and letters is None:
+                # Nearly all of them, so at the price of a comparison.
+                single += 1
+                if self._within_run:
+                    self._cut()
+                continue
+            self._within_run = True
+            if rows or letters:
+                self._held(partition, offset, rows, len(letters or ()))
+            else:
+                self._missing(stretch, offset, message)
+        self._tally.loaded += single
         reached = min(self._reader.reached, stop)
         self._tally.records += records
         self._tally.control += reached - first - records
         if reached < stop:
             # An open transaction: nobody can say yet what its records will be.
             self._tally.unread += stop - reached
-        for offset in sorted(held):
+        for offset in sorted(held.offsets):
             if offset < reached:
                 self._tally.unknown.add(partition, offset)
                 self._tally.unknown.cut()
 
-    def _record(self, stretch: Stretch, message: Message, held: Held | None) -> None:
-        tally, partition, offset = self._tally, stretch.partition, message.offset() or 0
-        if held is None:
-            self._on_missing(message)
-            appended = message.timestamp()[1]
-            if stretch.committed is not None and offset < stretch.committed:
-                tally.gaps.add(partition, offset, appended)
-            else:
-                tally.pending += 1
-                tally.oldest_pending_ms = min(tally.oldest_pending_ms or appended, appended)
-            return
+    def _missing(self, stretch: Stretch, offset: int, message: Message) -> None:
+        tally = self._tally
+        self._on_missing(message)
+        appended = message.timestamp()[1]
+        if stretch.committed is not None and offset < stretch.committed:
+            tally.gaps.add(stretch.partition, offset, appended)
+        else:
+            tally.pending += 1
+            tally.oldest_pending_ms = min(tally.oldest_pending_ms or appended, appended)
+
+    def _held(self, partition: int, offset: int, rows: int, letters: int) -> None:
+        tally = self._tally
         tally.gaps.cut()
-        if held.rows:
+        if rows:
             tally.loaded += 1
         else:
             tally.dead += 1
-        self._repeated(tally.doubles, partition, offset, more=held.rows > 1)
-        self._repeated(tally.double_letters, partition, offset, more=len(held.letters) > 1)
-        self._repeated(tally.loaded_and_dead, partition, offset, more=bool(held.rows and held.letters))
+        self._repeated(tally.doubles, partition, offset, more=rows > 1)
+        self._repeated(tally.double_letters, partition, offset, more=letters > 1)
+        self._repeated(tally.loaded_and_dead, partition, offset, more=bool(rows and letters))
 
     @staticmethod
     def _repeated(spans: Spans, partition: int, offset: int, *, more: bool) -> None:
@@ -171,3 +186,4 @@ class Tallying:
         tally = self._tally
         for spans in (tally.gaps, tally.doubles, tally.double_letters, tally.loaded_and_dead):
             spans.cut()
+        self._within_run = False

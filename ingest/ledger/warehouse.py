@@ -32,8 +32,11 @@ _COUNTS = """
 SELECT p, {bucket} AS bucket, countIf(letter = 0) AS rows, countIf(letter = 1) AS letters, uniqExact(o) AS offsets
 FROM ({source}) GROUP BY p, bucket
 """
-_POSITIONS = """
-SELECT o, countIf(letter = 0) AS rows, groupUniqArrayIf(place, letter = 1) AS places FROM ({source}) GROUP BY o
+_ROWS_AT = """
+SELECT o, count() FROM ({source}) GROUP BY o
+"""
+_LETTERS_AT = """
+SELECT o, groupUniqArray(place) FROM ({source}) GROUP BY o
 """
 _STRAY = """
 SELECT p, o, countIf(letter = 0) AS rows, countIf(letter = 1) AS letters FROM ({source})
@@ -100,12 +103,16 @@ Place = tuple[int, int]
 """(partition, offset) of a letter in the dead-letter topic."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
-    """What the warehouse, or the dead-letter topic, holds of one offset."""
+    """What the warehouse, or the dead-letter topic, holds of some offsets: how many rows, which letters."""
 
-    rows: int = 0
-    letters: set[Place] = field(default_factory=set)
+    rows: dict[int, int]
+    letters: dict[int, set[Place]] = field(default_factory=dict)
+
+    @property
+    def offsets(self) -> set[int]:
+        return self.rows.keys() | self.letters.keys()
 
 
 class Warehouse:
@@ -155,14 +162,15 @@ class Warehouse:
         rows = self._ask(_COUNTS.format(bucket="roundDown(o, {starts:Array(Int64)})", source=source), parameters)
         return {row[1]: Counts(*row[2:]) for row in rows}
 
-    def positions(
-        self, table: str, topic_id: str, partition: int, first: int, stop: int, *, letters: bool
-    ) -> dict[int, Held]:
-        """What is held of each offset in `first <= offset < stop`; offsets without anything are absent."""
+    def positions(self, table: str, topic_id: str, partition: int, first: int, stop: int, *, letters: bool) -> Held:
+        """What is held of `first <= offset < stop`."""
         where = "{p} = {{partition:Int32}} AND {o} >= {{first:Int64}} AND {o} < {{stop:Int64}}"
         parameters = {"topic_id": topic_id, "partition": partition, "first": first, "stop": stop}
-        rows = self._ask(_POSITIONS.format(source=_source(table, where, letters=letters)), parameters)
-        return {row[0]: Held(row[1], {(place[0], place[1]) for place in row[2]}) for row in rows}
+        rows = dict(self._ask(_ROWS_AT.format(source=_rows(table, where)), parameters))
+        if not letters:
+            return Held(rows)
+        found = self._ask(_LETTERS_AT.format(source=_letters(where)), parameters)
+        return Held(rows, {row[0]: {(place[0], place[1]) for place in row[1]} for row in found})
 
     def beyond(
         self, table: str, topic_id: str, ends: Sequence[int], *, letters: bool
@@ -233,7 +241,14 @@ def _by_partition(stretches: Iterable[Stretch]) -> tuple[list[int], list[int]]:
 
 
 def _source(table: str, where: str, *, letters: bool) -> str:
-    rows = _ROWS.format(table=ident(table), where=where.format(p="_partition", o="_offset"))
-    if not letters:
-        return rows
-    return f"{rows} UNION ALL {_LETTERS.format(where=where.format(p='assumeNotNull(origin_partition)', o='assumeNotNull(origin_offset)'))}"
+    rows = _rows(table, where)
+    return f"{rows} UNION ALL {_letters(where)}" if letters else rows
+
+
+def _rows(table: str, where: str) -> str:
+    return _ROWS.format(table=ident(table), where=where.format(p="_partition", o="_offset"))
+
+
+def _letters(where: str) -> str:
+    partition, offset = "assumeNotNull(origin_partition)", "assumeNotNull(origin_offset)"
+    return _LETTERS.format(where=where.format(p=partition, o=offset))

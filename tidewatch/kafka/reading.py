@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,8 @@ from tidewatch.errors import KafkaError, KafkaUnavailable
 from tidewatch.kafka.client import consumer_config, translate
 from tidewatch.settings import Kafka
 
-_AT_ONCE = 20_000
+_AT_ONCE = 10_000
+_PATIENT_POLL = 0.2
 
 
 class RecordsGone(KafkaError):
@@ -30,6 +32,9 @@ class LogReader:
         isolation = "read_committed" if committed else "read_uncommitted"
         config = consumer_config(settings, "tidewatch-reader", "tidewatch.reader", enable_partition_eof=True)
         self._consumer = Consumer(config | {"isolation.level": isolation, "fetch.wait.max.ms": 20})
+        self._ahead: deque[Message] = deque()
+        self._next: tuple[str, int, int] | None = None
+        self._ended = False
         self.reached = 0
         """After `read`: every record below this offset, from the start of the stretch, was given."""
 
@@ -45,42 +50,53 @@ class LogReader:
         self._consumer.close()
 
     def read(self, topic: str, partition: int, first: int, end: int) -> Iterator[Message]:
-        """Records with `first <= offset < end`, in order.
+        """Records with `first <= offset < end`, in order. A stretch that follows on the one before is read on cheaply.
 
         Ends early, with `reached < end`, at the end of the log or at an open transaction. Raises KafkaUnavailable
         when no broker answers in time, and RecordsGone when `first` is no longer there.
         """
         self.reached = first
-        where = f"{topic}[{partition}]"
         if first >= end:
             return
+        where = f"{topic}[{partition}]"
+        goes_on, self._next = self._next == (topic, partition, first), None
         try:
-            self._consumer.assign([TopicPartition(topic, partition, first)])
-            heard = time.monotonic()
-            while self.reached < end:
-                messages = self._consumer.consume(_AT_ONCE, timeout=0.5)
-                if messages:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > self._patience:
-                    raise KafkaUnavailable(
-                        f"{where} gave nothing for {self._patience:g} s at offset {self.reached}",
-                        fix="check that the partition has a leader",
-                    )
-                for message in messages:
-                    offset = message.offset() or 0
-                    if message.error() is not None:
-                        if self._at_end(message, offset, where):
-                            return
-                    elif offset >= end:
-                        self.reached = end
-                        return
-                    else:
-                        self.reached = offset + 1
-                        yield message
+            if not goes_on:
+                self._ahead.clear()
+                self._ended = False
+                self._consumer.assign([TopicPartition(topic, partition, first)])
+            yield from self._until(end, where)
         except KafkaException as error:
             raise translate(error, f"reading {where}") from error
-        finally:
-            self._consumer.unassign()
+        # At the end of the log nothing more is said until something is appended, so there is no reading on.
+        if not self._ended:
+            self._next = (topic, partition, end)
+
+    def _until(self, end: int, where: str) -> Iterator[Message]:
+        heard = time.monotonic()
+        while self.reached < end:
+            if not self._ahead:
+                self._ahead.extend(self._consumer.consume(_AT_ONCE, timeout=_PATIENT_POLL))
+            if self._ahead:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > self._patience:
+                raise KafkaUnavailable(
+                    f"{where} gave nothing for {self._patience:g} s at offset {self.reached}",
+                    fix="check that the partition has a leader",
+                )
+            while self._ahead and self.reached < end:
+                message = self._ahead[0]
+                offset = message.offset() or 0
+                if message.error() is not None:
+                    self._ahead.popleft()
+                    if self._at_end(message, offset, where):
+                        self._ended = True
+                        return
+                elif offset >= end:
+                    self.reached = end
+                else:
+                    self.reached = offset + 1
+                    yield self._ahead.popleft()
 
     def _at_end(self, message: Message, offset: int, where: str) -> bool:
         """Whether this event says that there is no more; raises for a real error, ignores what passes by itself."""
