@@ -1,0 +1,150 @@
+"""What a bucket's count should be: the same time of day and week, brought to the recent level, with a robust spread.
+
+All in square roots of rows: the noise of counts is then the same at all levels, and a band scales with its series.
+Two baselines run side by side, one of the very slot and one that also looks at the slots beside it; the one that erred
+less in the past two weeks is believed. The first keeps the sharp edges of a nightly import, the second has more to
+go by where traffic is smooth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.detectors.memory import Array, Memory
+from controlplane.detectors.tuning import Tuning
+
+DAYS = range(1, 8)
+WEEKS = range(1, 5)
+SIGMA = 1.4826
+"""Median absolute residual → standard deviation of normal noise."""
+LEAST_RESIDUALS = 24
+LEAST_SLOTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """In roots. `centres` and `levels` (None: not known) are those of both baselines, for learning."""
+
+    centre: float
+    spread: float
+    bases: tuple[float, float]
+    levels: tuple[float, float]
+    clipped: tuple[float, float]
+
+
+class Baseline:
+    """Fixed-size state of one series. Buckets are wall-clock bucket numbers, `per_day` of them a day."""
+
+    def __init__(self, per_day: int, tuning: Tuning) -> None:
+        self.per_day = per_day
+        self._tuning = tuning
+        self._hour = max(1, per_day // 24)
+        window = max(tuning.spread_days * per_day, 2 * LEAST_RESIDUALS)
+        self._roots = Memory(29 * per_day + 2 * self._hour)
+        self._residuals = Memory(window, rows=2)
+        self._levels = Memory(window, rows=2)
+        self._recent: list[tuple[int, float, float]] = []
+        self._lags = self._slot_lags()
+        self._like = self._comparable_lags()
+        self._week = np.arange(1, 7 * per_day + 1)
+        self._spreads = [math.nan, math.nan]
+        self._losses = [math.inf, math.inf]
+        self._clips = [math.inf, math.inf]
+        self._refresh_at = 0
+        self.typical = math.nan
+        """Median root of the past week."""
+
+    def expect(self, bucket: int, *, least_spread: float) -> Expected | None:
+        """None while the past holds too little that compares."""
+        bases = tuple(self._base(bucket, which) for which in (0, 1))
+        levels, clipped = self._level(bucket)
+        known = [w for w in (0, 1) if not (math.isnan(bases[w]) or math.isnan(self._spreads[w]))]
+        if not known:
+            return None
+        best = min(known, key=lambda which: self._losses[which])
+        spread = max(self._spreads[best], self._granted(), least_spread, 1e-9)
+        return Expected(max(0.0, bases[best] + clipped[best]), spread, (bases[0], bases[1]), levels, clipped)
+
+    def comparable(self, bucket: int) -> Array:
+        """Roots at this time of day, an hour to either side, sorted; the same weekday weighs four times."""
+        return np.sort(self._roots.at(bucket, self._like))
+
+    def sundays(self, bucket: int, days_since_sunday: int) -> Array:
+        """Roots of the last four Sundays at this time of day."""
+        first = days_since_sunday or 7
+        return self._roots.at(bucket, np.array([(first + 7 * week) * self.per_day for week in range(4)]))
+
+    def learn(self, bucket: int, root: float, expected: Expected | None, *, alarmed: bool) -> None:
+        """`alarmed` values do not move the level, so that an outage does not become the new normal in an hour."""
+        bases = expected.bases if expected else (self._base(bucket, 0), self._base(bucket, 1))
+        levels, clipped = (expected.levels, expected.clipped) if expected else self._level(bucket)
+        self._roots.put(bucket, root)
+        self._residuals.put(bucket, root - bases[0] - clipped[0], root - bases[1] - clipped[1])
+        self._levels.put(bucket, *levels)
+        if not alarmed or math.isnan(levels[0]):
+            self._recent = [*self._recent[1 - self._tuning.level_buckets :], (bucket, root - bases[0], root - bases[1])]
+        if bucket >= self._refresh_at:
+            self._refresh(bucket)
+
+    def forget(self, first: int, last: int) -> None:
+        for memory in (self._roots, self._residuals, self._levels):
+            memory.blank(first, last)
+        self._recent = [entry for entry in self._recent if not first <= entry[0] <= last]
+        self._refresh_at = 0
+
+    def _base(self, bucket: int, which: int) -> float:
+        past = self._roots.at(bucket, self._lags[which])
+        return float(np.median(past)) if len(past) >= LEAST_SLOTS * (1 + which) else math.nan
+
+    def _level(self, bucket: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Median of recent residuals of both baselines (nan: not known), and the same within the clip (0: not known)."""
+        oldest = bucket - max(self._tuning.level_days * self.per_day, 2 * self._tuning.level_buckets)
+        recent = [entry for entry in self._recent if entry[0] >= oldest]
+        found = [_median([e[1] for e in recent]), _median([e[2] for e in recent])]
+        clipped = [0.0 if math.isnan(x) else max(-c, min(c, x)) for x, c in zip(found, self._clips, strict=True)]
+        return (found[0], found[1]), (clipped[0], clipped[1])
+
+    def _granted(self) -> float:
+        return 0.0 if math.isnan(self.typical) else self._tuning.least_spread * self.typical
+
+    def _refresh(self, bucket: int) -> None:
+        """Spreads and clips, once an hour at most: they hardly move in between."""
+        self._refresh_at = bucket + self._hour
+        week = self._roots.at(bucket + 1, self._week)
+        self.typical = float(np.median(week)) if len(week) else math.nan
+        for which in (0, 1):
+            errors = np.abs(self._residuals.all(which))
+            if len(errors) < max(LEAST_RESIDUALS, self.per_day):
+                continue
+            spread = self._spreads[which] = SIGMA * float(np.median(errors))
+            self._losses[which] = float(np.minimum(errors, 4 * spread + 1e-12).mean())
+            levels = np.abs(self._levels.all(which))
+            if len(levels) >= LEAST_RESIDUALS:
+                own = SIGMA * float(np.median(levels))
+                self._clips[which] = self._tuning.level_clip * max(own, spread, self._granted())
+
+    def _slot_lags(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        day, week = self.per_day, 7 * self.per_day
+        beside = max(1, self._hour // 2) if day >= 24 else 0
+        days, weeks = [k * day for k in DAYS], [k * week for k in WEEKS]
+        around = [lag + shift for lag in (*days, *weeks) for shift in (-beside, 0, beside)]
+        # The same weekday counts twice.
+        return np.array([*days, *weeks, *weeks]), np.array(around)
+
+    def _comparable_lags(self) -> NDArray[np.int64]:
+        day, week = self.per_day, 7 * self.per_day
+        beside = self._hour if day >= 24 else 0
+        lags = [*(k * day for k in DAYS if k != 7), *(k * week for k in WEEKS for _ in range(4))]
+        return np.array([lag + shift for lag in lags for shift in (-beside, 0, beside)])
+
+
+def _median(values: list[float]) -> float:
+    known = sorted(value for value in values if not math.isnan(value))
+    if len(known) < LEAST_SLOTS:
+        return math.nan
+    middle = len(known) // 2
+    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
