@@ -17,7 +17,9 @@ from typing import Any
 
 from tidewatch.clickhouse import ClickHouse
 from tidewatch.errors import ClickHouseError
+from tidewatch.telemetry.catalogue.ledger import RANGES_DROPPED, RANGES_WAITING, RANGES_WRITTEN
 from tidewatch.telemetry.logs import get_logger
+from tidewatch.telemetry.metrics import Registry
 
 TABLE = "ledger_ranges"
 
@@ -142,8 +144,11 @@ class RangeWriter:
     counted in `dropped` and logged: their ranges stay provable only while the topic holds them.
     """
 
-    def __init__(self, clickhouse: ClickHouse, *, every: float = 1.0, room: int = 100_000) -> None:
+    def __init__(self, clickhouse: ClickHouse, registry: Registry, *, every: float = 1.0, room: int = 100_000) -> None:
         self._clickhouse = clickhouse
+        self._count_written = registry.counter(RANGES_WRITTEN)
+        self._count_dropped = registry.counter(RANGES_DROPPED)
+        self._count_waiting = registry.gauge(RANGES_WAITING)
         self._every = every
         self._room = room
         self._waiting: deque[RangeRecord] = deque()
@@ -161,6 +166,7 @@ class RangeWriter:
         with self._changed:
             self._waiting.extend(records)
             self._drop_surplus()
+            self._count_waiting.set(len(self._waiting))
             self._changed.notify_all()
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -196,6 +202,7 @@ class RangeWriter:
                 if not written:
                     self._waiting.extendleft(reversed(batch))
                     self._drop_surplus()
+                self._count_waiting.set(len(self._waiting))
                 self._changed.notify_all()
 
     def _write(self, batch: list[RangeRecord]) -> bool:
@@ -208,6 +215,7 @@ class RangeWriter:
             log.warning("ledger.ranges_not_written", records=len(batch), error=str(error), retry_in_s=self._every)
             return False
         self.written += len(batch)
+        self._count_written.inc(len(batch))
         return True
 
     def _drop_surplus(self) -> None:
@@ -216,4 +224,5 @@ class RangeWriter:
             for _ in range(surplus):
                 self._waiting.popleft()
             self.dropped += surplus
+            self._count_dropped.inc(surplus)
             log.error("ledger.ranges_dropped", records=surplus, room=self._room)

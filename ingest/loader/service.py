@@ -115,7 +115,7 @@ class LoaderService:
                 found = options(clickhouse)
                 probe(clickhouse, self._routes[0].spec, found)
                 clickhouse.command(DDL)
-                return clickhouse, RangeWriter(clickhouse), found
+                return clickhouse, RangeWriter(clickhouse, self._registry), found
             except TidewatchError as error:
                 if not error.retryable:
                     raise

@@ -65,7 +65,9 @@ def tw(event_id: str, project: str = "shop") -> bytes:
     return Envelope(event_id, 1_772_366_400_000_000, 1, project, TRACE).encode()
 
 
-def accepting(engine: Engine, clock: ManualClock, *requests: tuple[str, bytes], registry: Registry | None = None) -> list[Any]:
+def accepting(
+    engine: Engine, clock: ManualClock, *requests: tuple[str, bytes], registry: Registry | None = None
+) -> list[Any]:
     """Send the requests at once; the outcome of each, None or the error."""
 
     async def run() -> list[Any]:
