@@ -213,7 +213,7 @@ def _values(spec: Spec) -> dict[str, str]:
 def _field_values(rule: Rule) -> dict[str, str]:
     kind, name = rule.field.kind, rule.name
     if kind.json == "object":
-        there, text = f"ifNull({rule.v}, CAST('{{}}', 'JSON'))", f"if({rule.h}, {rule.x}, '')"
+        there, text = f"ifNull({rule.v}, CAST('{{}}', {literal(kind.clickhouse)}))", f"if({rule.h}, {rule.x}, '')"
         return {name: there, f"_json_{name}": text}
     if kind.item:
         value = {name: rule.v}

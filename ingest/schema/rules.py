@@ -137,7 +137,7 @@ class Rule:
             case "uuid":
                 return f"toUUIDOrNull({x})"
             case "json":
-                return f"accurateCastOrNull({x}, 'JSON')"
+                return f"accurateCastOrNull({x}, {literal(kind.clickhouse)})"
         if kind.precision:
             return f"accurateCastOrNull({self._plain}, {literal(kind.clickhouse)})"
         if kind.item:
