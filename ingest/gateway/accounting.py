@@ -26,6 +26,7 @@ from tidewatch.telemetry.metrics import Registry
 log = get_logger(__name__)
 # While Kafka is away the seconds wait here; beyond this many the oldest are added up into one.
 _MAX_WAITING = 100_000
+_BATCH = 1000
 OTHER = "(other)"
 _NO_TRACE = f"00-{'0' * 31}1-{'0' * 15}1-00"
 
@@ -105,7 +106,7 @@ class Accounting:
         self._shrink()
         if not self._waiting:
             return True
-        batch = dict(list(self._waiting.items())[:1000])
+        batch = dict(list(self._waiting.items())[:_BATCH])
         values = [self._record(second, outcome, count) for (second, outcome), count in batch.items()]
         try:
             delivery = self._producer.send(self._spec.topic.name, values, None, self._headers(len(values)))
@@ -118,6 +119,12 @@ class Accounting:
         if delivery.error is not None:
             log.warning("gateway.accounting_late", why=delivery.error.str(), records=len(self._waiting))
         return not self._waiting
+
+    async def finish(self) -> None:
+        """Send all that is left, as long as Kafka takes it."""
+        for _ in range(_MAX_WAITING // _BATCH + 1):
+            if await self.flush() or not self._producer.up:
+                return
 
     def _record(self, second: str, outcome: Outcome, count: int) -> bytes:
         event: dict[str, object] = {"gateway": self.gateway, "second": second, **outcome._asdict(), "events": count}

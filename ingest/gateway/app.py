@@ -180,7 +180,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], contextlib.AbstractAsyn
         ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await ticking
-        await services.accounting.flush()
+        await services.accounting.finish()
         left = await services.producer.close(_START_SECONDS)
         services.tracing.close()
         log.info("gateway.drained", records_given_up=left)
@@ -192,8 +192,11 @@ async def _tick(services: Services) -> None:
     """Once a second: send the accounts, and look for new keys."""
     while True:
         await asyncio.sleep(1)
-        await services.accounting.flush()
-        reload_keys(services.keys)
+        try:
+            await services.accounting.flush()
+            reload_keys(services.keys)
+        except Exception:  # one bad second must not end all those to come
+            log.exception("gateway.tick_failed")
 
 
 def reload_keys(keys: ApiKeys, *, force: bool = False) -> None:

@@ -163,15 +163,21 @@ class EventProducer:
     async def _watch_circuit(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            if self._open:
-                await self.ready(_STALL_SECONDS)
-            elif self._suspect:
-                self._suspect = False
-                self._last_ack = float("-inf")
-                if not await self.ready(_STALL_SECONDS):
-                    self._trip("all brokers are down")
-            elif self._stalled():
-                self._trip(f"nothing was acknowledged for {_STALL_SECONDS:g} s")
+            try:
+                await self._look_at_circuit()
+            except Exception:  # a circuit that nobody watches would stay open for ever
+                log.exception("gateway.watch_failed")
+
+    async def _look_at_circuit(self) -> None:
+        if self._open:
+            await self.ready(_STALL_SECONDS)
+        elif self._suspect:
+            self._suspect = False
+            self._last_ack = float("-inf")
+            if not await self.ready(_STALL_SECONDS):
+                self._trip("all brokers are down")
+        elif self._stalled():
+            self._trip(f"nothing was acknowledged for {_STALL_SECONDS:g} s")
 
     def _stalled(self) -> bool:
         oldest = next(iter(self._sent), None)
@@ -190,6 +196,14 @@ class EventProducer:
         return True
 
     def _poll(self) -> None:
+        try:
+            self._take_reports()
+        except Exception:  # without polling nothing would ever be answered again
+            log.exception("gateway.poll_failed")
+        self._busy = bool(self._sent or self._retired)
+        self._timer = self._loop.call_later(_POLL_SECONDS if self._busy else _IDLE_POLL_SECONDS, self._poll)
+
+    def _take_reports(self) -> None:
         self._producer.poll(0)
         if self._fatal:
             self._replace()
@@ -197,8 +211,6 @@ class EventProducer:
             old.poll(0)
             if len(old) == 0:
                 self._retired.remove(old)
-        self._busy = bool(self._sent or self._retired)
-        self._timer = self._loop.call_later(_POLL_SECONDS if self._busy else _IDLE_POLL_SECONDS, self._poll)
 
     def _replace(self) -> None:
         """After a fatal error a producer sends nothing more. What it holds fails, and is answered 503."""

@@ -48,15 +48,17 @@ async def _run(settings: Settings, specs: Specs) -> None:
     # What start-up made stays for ever: a collection that walks through it costs a request ten milliseconds.
     gc.collect()
     gc.freeze()
-    await server.serve()
-    if outbox is not None and engine is not None:
-        await outbox.close()
-        engine.dispose()
-    if not server.started:
+    try:
+        await server.serve()
+    except SystemExit:
+        # uvicorn's way to say that it could not bind.
         where = f"{settings.gateway.host}:{settings.gateway.port}"
-        raise SettingsError(
-            "the gateway cannot listen", where=where, fix="free the port, or set TIDEWATCH_GATEWAY__PORT to another"
-        )
+        fix = "free the port, or set TIDEWATCH_GATEWAY__HOST and TIDEWATCH_GATEWAY__PORT"
+        raise SettingsError("the gateway cannot listen", where=where, fix=fix) from None
+    finally:
+        if outbox is not None and engine is not None:
+            await outbox.close()
+            engine.dispose()
 
 
 def _config(app: Gateway, settings: Settings) -> uvicorn.Config:

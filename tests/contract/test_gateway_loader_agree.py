@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 import test_gateway_bad_input as bad_input
 from gateway_world import APP_EVENT, CLICK, ORDER, SPECS
 
+TW = "mine;1767225600000000;1;shop;00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 # Faults are one or two at most, so that plenty of events are accepted.
 EXTREMES: dict[str, list[Any]] = {
     "text": ["", "a" * 5, "é\u0000\u2028", "😀" * 5, "\\\"'`"],
@@ -69,7 +70,7 @@ def poison(client: ClickHouse, spec: Spec, raws: list[bytes]) -> dict[int, Any]:
             "_partition": pa.array([0] * count, pa.int32()),
             "_offset": pa.array(range(count), pa.int64()),
             "_appended_ms": pa.array([1_767_225_600_000] * count, pa.int64()),
-            "tw": pa.array([""] * count),
+            "tw": pa.array([TW] * count),
             "raw": pa.array(raws, pa.binary()),
         }
     )
