@@ -159,6 +159,8 @@ class Membership:
         partitions = [tp.partition for tp in given]
         starts, held = self._assigned(partitions)
         consumer.incremental_assign([TopicPartition(self._topic, p, starts[p]) for p in partitions])
+        # A pause outlives the loss of a partition, and would last for ever.
+        self._consumer.resume([TopicPartition(self._topic, p) for p in partitions])
         self.hold(held)
 
     def _on_revoke(self, consumer: Consumer, given: list[TopicPartition]) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from devstack.process import Child
 from ingest.loader.service import group_of
 from ingest.schema import ddl
 from tidewatch.clickhouse import ClickHouse
-from tidewatch.kafka.admin import KafkaAdmin, NewTopic, Partition
+from tidewatch.kafka.admin import LATEST, KafkaAdmin, NewTopic, Partition
 from tidewatch.record import Envelope
 from tidewatch.settings import ClickHouse as ClickHouseSettings
 from tidewatch.settings import Kafka as KafkaSettings
@@ -54,6 +55,9 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 class Rig:
+    PARDON = signal.SIGUSR2
+    """Tells a loader that what is mostly bad is to be dead-lettered."""
+
     def __init__(
         self, bootstrap: str, url: str, fresh: str, directory: Path, *, partitions: int = 6, window: int = 100_000
     ) -> None:
@@ -185,7 +189,7 @@ class Rig:
     def ends(self, topic: str | None = None) -> dict[int, int]:
         name = topic or self.topic
         partitions = range(self.partitions if name == self.topic else 1)
-        found = self.admin.offsets([Partition(name, p) for p in partitions], at=_latest())
+        found = self.admin.offsets([Partition(name, p) for p in partitions], LATEST)
         return {where.partition: offset for where, offset in found.items()}
 
     def committed(self, topic: str | None = None) -> Mapping[int, int]:
@@ -235,19 +239,6 @@ def sending(rig: Rig, count: int, **how: Any) -> threading.Thread:
     thread = threading.Thread(target=rig.send, args=(count,), kwargs=how)
     thread.start()
     return thread
-
-
-def signal_child(child: Child, number: signal.Signals) -> None:
-    import os  # noqa: PLC0415
-
-    assert child.pid is not None
-    os.kill(child.pid, number)
-
-
-def _latest() -> Any:
-    from tidewatch.kafka.admin import LATEST  # noqa: PLC0415
-
-    return LATEST
 
 
 def _tail(log: Path) -> str:
