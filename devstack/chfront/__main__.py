@@ -19,7 +19,9 @@ from devstack.chfront.service import Service
 from tidewatch.errors import TidewatchError
 
 PASSWORD = "TIDEWATCH_CLICKHOUSE_PASSWORD"  # noqa: S105  # the variable's name
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 6.0
+CLOSE_SECONDS = 3.0
+ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
 NOTICE = "for development and tests only: use a ClickHouse server in production"
 log = logging.getLogger("devstack.chfront")
 
@@ -51,22 +53,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    engine = _open(arguments)  # resets the signal handlers: ours come after
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    # Blocked in every thread from here on and fetched by sigwait: no handler runs in the middle of anything.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    engine = _open(arguments)
     service = Service(engine, Password(os.environ.get(PASSWORD, "")))
     server = _listen(service, arguments.host, arguments.port)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     where = f"http://{arguments.host}:{server.port}"
     log.info("ClickHouse %s (chDB) on %s, data in %s; %s", engine.version, where, arguments.data, NOTICE)
-    ended.wait()
+    log.info("stopping: %s", signal.Signals(signal.sigwait(ENDS)).name)
     whole = server.stop(GRACE_SECONDS)
     if whole:
-        service.close()
-        engine.close()
+        _close(service, engine)
     log.info("stopped%s", "" if whole else "; statements were still running")
     os._exit(0 if whole else 1)  # threads that still wait for the engine cannot be joined
+
+
+def _close(service: Service, engine: Engine) -> None:
+    """Close the engine if it can be done in time; what is on disk is whole either way."""
+
+    def close() -> None:
+        service.close()
+        engine.close()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_SECONDS)
 
 
 def _open(arguments: argparse.Namespace) -> Engine:

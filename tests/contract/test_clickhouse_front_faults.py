@@ -91,10 +91,11 @@ def test_data_outlive_a_stop_and_a_kill(front: ClickHouseFront) -> None:
 
 def test_a_stop_lets_statements_end(front: ClickHouseFront) -> None:
     answers: list[str] = []
-    sql = "SELECT sum(sleepEachRow(0.1)) FROM numbers(15) SETTINGS max_block_size = 1"
+    sql = "SELECT sum(sleepEachRow(0.1)) FROM numbers(30) SETTINGS max_block_size = 1"
     runner = threading.Thread(target=lambda: answers.append(run(front, sql)))
     runner.start()
-    while "sleepEachRow" not in run(front, "SELECT query FROM system.processes WHERE query LIKE 'SELECT sum(sleep%'"):
+    seen = "SELECT query FROM system.processes WHERE query LIKE 'SELECT sum(sleep%'"
+    while not answers and "sleepEachRow" not in run(front, seen):
         time.sleep(0.02)
     front.stop()
     runner.join()
