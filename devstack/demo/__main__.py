@@ -18,6 +18,9 @@ from devstack.demo.summary import as_json, show
 from devstack.stack import Stack, StackOptions
 from tidewatch.errors import TidewatchError
 
+# Of the tables where no terminal says how wide it is.
+_WIDTH = 110
+
 
 def main(
     *,
@@ -29,6 +32,8 @@ def main(
 ) -> None:
     """Start the whole stack, send events, broken ones among them, and prove where each one ended."""
     console = Console(stderr=as_lines)
+    if not console.is_terminal:
+        console.width = _WIDTH
     data = os.environ.get("TIDEWATCH_DATA")
     progress = Progress(console)
     progress.say(f"events: {f'real, from {data}' if data else f'generated from seed {seed}'}")

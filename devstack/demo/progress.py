@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-_LINE_EVERY_SECONDS = 5.0
+_LINE_EVERY_SECONDS = 10.0
 
 
 class Progress:
@@ -23,7 +23,9 @@ class Progress:
         self._last_line = self._started
 
     def say(self, text: str) -> None:
-        self._console.print(f"[dim]{time.monotonic() - self._started:6.1f} s[/]  {text}", highlight=False)
+        self._console.print(
+            f"[dim]{time.monotonic() - self._started:6.1f} s[/]  {text}", highlight=False, soft_wrap=True
+        )
 
     def advance(self, stream: str, events: int) -> None:
         self._answered[stream] += events

@@ -75,8 +75,12 @@ def _by_pipeline(outcome: Outcome) -> Table:
     return table
 
 
-def _counted(title: str, columns: tuple[str, ...], counts: Counter[Any]) -> Table:
-    table = Table(*columns, title=f"{title}: {sum(counts.values()):,}", title_justify="left")
+def _counted(title: str, columns: tuple[str, ...], counts: Counter[Any]) -> Table | str:
+    if not counts:
+        return f"{title}: none"
+    table = Table(title=f"{title}: {sum(counts.values()):,}", title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     table.add_column("count", justify="right")
     for key, count in counts.most_common():
         table.add_row(*(escape(str(part)) for part in key), f"{count:,}")
