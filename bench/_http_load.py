@@ -22,12 +22,13 @@ WARM_UP_SECONDS = 2.0
 
 
 class Load:
-    """`latencies` are of answers that came after the warm-up."""
+    """`latencies` are of answers that came after the warm-up; `answers` counts all."""
 
     def __init__(self, seconds: float, rate: float | None) -> None:
         self.begin = time.perf_counter() + WARM_UP_SECONDS
         self.end = self.begin + seconds
         self.rate = rate
+        self.answers = 0
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.idle: deque[Connection] = deque()
@@ -35,6 +36,7 @@ class Load:
 
     def answered(self, connection: Connection, status: int, sent: float) -> None:
         now = time.perf_counter()
+        self.answers += 1
         if self.begin <= now < self.end:
             self.latencies.append(now - sent)
             self.statuses[status] += 1
@@ -109,6 +111,7 @@ async def main(plan: dict[str, Any], body: bytes) -> dict[str, Any]:
     await load.schedule()
     ordered = sorted(load.latencies)
     return {
+        "answers": load.answers,
         "rps": len(ordered) / plan["seconds"],
         "p50_ms": round(_quantile(ordered, 0.5) * 1000, 2),
         "p99_ms": round(_quantile(ordered, 0.99) * 1000, 2),

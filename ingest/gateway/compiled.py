@@ -199,9 +199,12 @@ def _strings(column: Column) -> list[str]:
 
 def _timestamps(column: Column) -> bool:
     values = _strings(column)
-    if not values:
+    if len(values) == 1:
+        shapes = {values[0].encode().translate(_DIGITS_TO_ZERO)}
+    elif values:
+        shapes = set("\n".join(values).encode().translate(_DIGITS_TO_ZERO).split(b"\n"))
+    else:
         return True
-    shapes = set("\n".join(values).encode().translate(_DIGITS_TO_ZERO).split(b"\n"))
     return (
         shapes <= _SHAPES
         and min(values) >= "1900-01-01"

@@ -42,9 +42,9 @@ class Stamp:
 
 def event_ids(checked: Checked, ids: EventIds) -> list[bytes]:
     """The client's own where it gave one, else new ones."""
-    made = ids.batch(len(checked.values))
     if checked.ids is None:
-        return made
+        return [ids.one()] if checked.single else ids.batch(len(checked.values))
+    made = ids.batch(len(checked.values))
     return [own.encode() if own is not None else new for own, new in zip(checked.ids, made, strict=True)]
 
 

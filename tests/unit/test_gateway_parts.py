@@ -246,3 +246,21 @@ def test_browsers_are_answered_only_where_it_is_configured() -> None:
 def test_wrong_settings_are_refused_by_name(settings: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="TIDEWATCH_GATEWAY__"):
         World(**settings)
+
+
+def test_requests_are_counted_with_their_durations() -> None:
+    with World() as world:
+        world.post(CLICKS, CLICK)
+        world.post(CLICKS, b"[")
+        world.run(world.request("BREW", "/pot", b""))
+        text = world.get("/metrics").body.decode()
+        requests = "tidewatch_gateway_requests_total"
+        assert world.metric(requests, route=CLICKS, method="POST", status="202") == 1
+        assert world.metric(requests, route=CLICKS, method="POST", status="400") == 1
+        assert world.metric(requests, route="(unmatched)", method="(other)", status="404") == 1
+        seconds = "tidewatch_gateway_request_seconds"
+        assert world.metric(f"{seconds}_count", route=CLICKS) == 2
+        assert world.metric(f"{seconds}_bucket", route=CLICKS, le="+Inf") == 2
+        assert world.metric(f"{seconds}_sum", route=CLICKS) > 0
+        assert world.metric(f"{seconds}_bucket", route=CLICKS, le="60.0") == 2
+    assert f"# TYPE {seconds} histogram" in text
