@@ -89,7 +89,8 @@ def parse(text: str, where: str) -> Spec:
 
 
 def _explained(error: ValidationError, node: yaml.Node | None, where: str) -> SpecError:
-    problems = error.errors(include_url=False)
+    # A mistyped key is also a missing one; the typing error says more.
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     lines = [_line(node, problem["loc"]) for problem in problems]
     texts = [f"{'.'.join(map(str, p['loc'])) or 'spec'}: {_message(p)}" for p in problems]
     first, *rest = [f"line {line}: {text}" for line, text in zip(lines, texts, strict=True)]
