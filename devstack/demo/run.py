@@ -34,7 +34,7 @@ from tidewatch.spec import Spec, load_all
 _LOAD_SECONDS = 90.0
 _PROBE_PROJECT = "probe"
 # Bounded, so that the probes measure the pipeline and not a queue in front of it.
-_CONCURRENCY = {"orders": 16}
+_CONCURRENCY = {"orders": 32}
 _LETTERS = """
 SELECT pipeline, stage, error, field, count() AS n
 FROM dead_letters GROUP BY ALL ORDER BY n DESC, pipeline, error, field
