@@ -96,7 +96,9 @@ def test_limits_are_written_as_they_are_read(text: str) -> None:
     assert str(parse_limit(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "events", "events=0/1m", "events=5/0s", "rows=5/1m", "events=5/1d", "events=-5/1m"])
+@pytest.mark.parametrize(
+    "text", ["", "events", "events=0/1m", "events=5/0s", "rows=5/1m", "events=5/1d", "events=-5/1m"]
+)
 def test_other_limits_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no limit"):
         parse_limit(text)
