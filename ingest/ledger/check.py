@@ -127,7 +127,8 @@ class PipelineCheck:
         if report.terms.expired:
             report.notes.append(f"retention took {report.terms.expired:,} offsets before they could be loaded")
         report.gateway = gateway_terms(self._clickhouse, spec.name, self._asked)
-        report.history = self._reading.warehouse.incarnations(spec.table.name, topic.topic_id)
+        if self._asked.since is None:
+            report.history = self._reading.warehouse.incarnations(spec.table.name, topic.topic_id)
 
     def _kept(self) -> timedelta:
         """How long rows are kept for certain: ClickHouse drops them by day."""

@@ -25,9 +25,7 @@ def rig(kafka: Any, clickhouse: Any, fresh: str, tmp_path: Path) -> Iterator[Rig
 
 
 def ledger(rig: Rig) -> PipelineReport:
-    settings = Settings(
-        kafka=Kafka(bootstrap=rig.bootstrap), clickhouse=ClickHouse(url=rig.url, database=rig.database)
-    )
+    settings = Settings(kafka=Kafka(bootstrap=rig.bootstrap), clickhouse=ClickHouse(url=rig.url, database=rig.database))
     with Sources.open(settings) as sources:
         (report,) = check(Window(), [rig.spec], sources, datetime.now(UTC)).pipelines
     return report
@@ -51,6 +49,8 @@ def test_loaded_dead_lettered_and_still_provable_after_retention(rig: Rig) -> No
         before.terms.loaded,
         before.terms.dead_lettered,
     )
-    rig.clickhouse.command("DELETE FROM raw_clicks WHERE _partition = 1 AND _offset = 100", settings={"mutations_sync": 2})
+    rig.clickhouse.command(
+        "DELETE FROM raw_clicks WHERE _partition = 1 AND _offset = 100", settings={"mutations_sync": 2}
+    )
     (finding,) = ledger(rig).findings
     assert (finding.kind, finding.partition, finding.first, finding.last) == ("gap", 1, 100, 100)

@@ -22,7 +22,7 @@ from tidewatch.errors import TidewatchError
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Crash(Exception):  # noqa: N818 — it is what happens, not an error of the code's
+class Crash(Exception):
     pass
 
 
@@ -144,12 +144,16 @@ def relay(world: World) -> Relay:
     return Relay(SimulatedClaims(world), SimulatedLog(world))
 
 
+def step(relay: Relay, times: int) -> None:
+    for _ in range(times):
+        relay.step()
+
+
 def drain(world: World) -> None:
     """A last relay, undisturbed, ends what is left."""
     world.choose = lambda: "never"
     last = relay(world)
-    for _ in range(100 + 10 * len(world.rows)):
-        last.step()
+    step(last, 100 + 10 * len(world.rows))
 
 
 def exactly_once(world: World) -> None:
@@ -166,8 +170,7 @@ def test_a_crash_at_each_effect_neither_loses_nor_doubles(crash_at: int, when: s
     world.rows = dict.fromkeys(range(10))
     first = relay(world)
     with pytest.raises(Crash):  # the run is long enough for the crash to come
-        for _ in range(100):
-            first.step()
+        step(first, 100)
     exactly_once(world)
 
 
