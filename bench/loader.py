@@ -50,9 +50,8 @@ def event(number: int) -> bytes:
             "item_id": number % 80,
             "position": 1 + number % 3,
             "campaign": "bts_men",
-            "user_id": f"{number * 2654435761 % 2**128:032x}",
+            "user_id": f"{number * 2654435761 % 2**128:096x}",
             "propensity": 0.045525,
-            "page": "https://shop.example/men",
         }
     ).encode()
 

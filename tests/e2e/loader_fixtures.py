@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loader_rig import Rig
+from recount import recount
+
 from devstack.clickhouse import ClickHouseFront
 from devstack.kafka import KafkaCluster
 from devstack.proxy import TcpProxy
-from loader_rig import Rig
-from recount import recount
 
 
 @pytest.fixture

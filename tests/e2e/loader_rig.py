@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from devstack.ports import free_port
 from devstack.process import Child
@@ -97,15 +98,28 @@ class Rig:
             run(ddl.aggregate_table(spec, aggregate, types).create(self.database))
             run(ddl.aggregate_view(spec, aggregate).create(self.database))
 
+    def remake_topic(self) -> None:
+        self.admin.delete_topic(self.topic)
+        time.sleep(1)
+        self.admin.create_topic(NewTopic(self.topic, self.partitions, 1, {"message.timestamp.type": "LogAppendTime"}))
+
+    def forget_offsets(self) -> bool:
+        """As after seven days without a member; False while the group still counts one."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        deleted = admin.delete_consumer_groups([group_of(self.topic)])
+        return all(future.exception(10) is None for future in deleted.values())
+
     @property
     def topic(self) -> str:
         return self.spec.topic.name
 
     # -- sending
 
-    def send(self, count: int, *, bad: Callable[[int], bool] = lambda n: False) -> None:
+    def send(self, count: int, *, bad: Callable[[int], bool] = lambda _: False) -> None:
         """`bad` is asked with the number of the event, from 0."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all", "linger.ms": 20, "compression.type": "lz4"})
+        producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "acks": "all", "linger.ms": 20, "compression.type": "lz4"}
+        )
         failed: list[str] = []
 
         def delivered(error: Any, _: Any) -> None:

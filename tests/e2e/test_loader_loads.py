@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from loader_fixtures import balanced, rig
 from loader_rig import Rig
 
@@ -23,7 +25,7 @@ def test_every_record_becomes_a_row_and_every_range_is_recorded(rig: Rig) -> Non
     for p in range(rig.partitions):
         chain = [r for r in records if r.partition == p]
         assert chain[0].first == 0
-        assert all(then.first == before.last + 1 for before, then in zip(chain, chain[1:], strict=False))
+        assert all(then.first == before.last + 1 for before, then in pairwise(chain))
 
 
 def test_one_bad_record_of_many_becomes_a_letter_that_says_why(rig: Rig) -> None:
@@ -49,14 +51,14 @@ def test_every_tenth_bad_record_becomes_a_letter_and_its_neighbours_stay(rig: Ri
 
 def test_a_small_topic_may_be_all_bad(rig: Rig) -> None:
     rig.loader()
-    rig.send(3, bad=lambda n: True)
+    rig.send(3, bad=lambda _: True)
     balanced(rig)
     assert rig.clickhouse.scalar("SELECT count() FROM dead_letters") == 3
 
 
 def test_when_all_is_bad_the_circuit_opens_until_an_operator_decides(rig: Rig) -> None:
     loader = rig.loader()
-    rig.send(20_000, bad=lambda n: True)
+    rig.send(20_000, bad=lambda _: True)
     rig.wait(lambda: any("mostly_bad" in p for p in rig.ready(loader)[1]), why="the circuit is open")
     assert rig.ready(loader)[0] == 503
     assert rig.metric(loader, "tidewatch_loader_circuit_open", topic=rig.topic, trouble="mostly_bad") == 1

@@ -71,7 +71,7 @@ class ClickHouse:
         self.up = True
         self.view_works = True
 
-    def insert(
+    def insert(  # noqa: PLR0917
         self, topic_id: str, rows: list[Record], insert: e.Insert, judge: str, now: int, rng: random.Random
     ) -> Any:
         if not self.up:
@@ -168,16 +168,14 @@ class World:
     def start(self, name: str) -> None:
         self.runs += 1
         judge = self.judge
-        window = Window(blocks=2 * WINDOW)
-        policy = Policy(
-            window,
-            judge=judge,
-            deadline_seconds=self.DEADLINE,
-            grace_seconds=1,
-            min_bad=10**9,
-            longest_wait=1,
-            **self.policy,
-        )
+        chosen = {
+            "window": Window(blocks=2 * WINDOW),
+            "deadline_seconds": self.DEADLINE,
+            "grace_seconds": 1,
+            "min_bad": 10**9,
+            "longest_wait": 1,
+        }
+        policy = Policy(judge=judge, **{**chosen, **self.policy})
         course = self.loading(self.identity("c", "g", self.kafka.topic_id), policy)
         flow = course.run()
         member = f"{name}{self.runs}"
