@@ -88,6 +88,10 @@ class Wire:
             self._fruitless = 0
 
     async def _all(self, manager: Any, asks: Sequence[Ask]) -> list[Any]:
+        if any(ask.node is not None and manager.cluster.broker_metadata(ask.node) is None for ask in asks):
+            # kafka-python forgets a broker that leaves the cluster, and would not look for five minutes.
+            with suppress(ForeignError, OSError):
+                await manager.cluster.refresh_metadata()
         futures = [self._send(manager, ask) for ask in asks]
         return [future if isinstance(future, Failure) else await _outcome(future) for future in futures]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from http.client import HTTPConnection
+from operator import add
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +21,7 @@ from tidewatch.clock import Clock, ManualClock, SystemClock
 from tidewatch.errors import KafkaUnavailable, UsageError
 from tidewatch.settings import Settings
 from tidewatch.spec import Specs
+from tidewatch.telemetry.deflated import Deflated
 from tidewatch.telemetry.exposition import Block, Exposition
 from tidewatch.telemetry.metrics import Metric, Registry
 from tidewatch.telemetry.probes import Probes
@@ -207,3 +211,12 @@ def test_what_collectors_share_is_made_once_and_closed() -> None:
     assert context.shared(client) is one
     context.close()
     assert closed == [one]
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"a"], [b"x" * 100_000, b"", b"tail"], [bytes(range(256)) * 999] * 5])
+def test_compressed_pieces_join_into_one_member_that_any_client_reads(pieces: list[bytes]) -> None:
+    joined = reduce(add, [Deflated.of([piece]) for piece in pieces], Deflated.of([]))
+    assert gzip.decompress(joined.gzip()) == joined.inflate() == b"".join(pieces)
+    first_member_only = zlib.decompressobj(31)
+    assert first_member_only.decompress(joined.gzip()) == b"".join(pieces)
+    assert first_member_only.unused_data == b""
