@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaException, Message, Producer, TopicPartition
@@ -14,7 +15,9 @@ from ingest.loader.origin import spans
 from ingest.loader.rows import Kept, headers_of
 from tidewatch import __version__
 from tidewatch.clock import Clock
+from tidewatch.errors import KafkaUnavailable
 from tidewatch.kafka.client import producer_config
+from tidewatch.kafka.watchdog import bounded
 from tidewatch.record import Failure, Origin, letter_headers
 from tidewatch.settings import Kafka
 from tidewatch.telemetry.logs import get_logger
@@ -60,11 +63,17 @@ class LetterWriter:
             _require(len(placed) == len(records), f"{len(records) - len(placed)} letters were not acknowledged")
             letters = spans(placed)
             commits = [TopicPartition(self._topic, p, c.offset, c.metadata) for p, c in offsets(letters).items()]
-            producer.send_offsets_to_transaction(commits, group, _SECONDS)
+            send = partial(producer.send_offsets_to_transaction, commits, group, _SECONDS)
+            bounded(send, _SECONDS + 1, "sending offsets with dead letters")
             producer.commit_transaction(_SECONDS)
         except (KafkaException, BufferError, _Unplaced) as error:
             log.warning("loader.letters_not_committed", topic=self._topic, letters=len(records), error=str(error))
             self._abandon()
+            return CommitResult.AGAIN, ()
+        except KafkaUnavailable as error:
+            # The call is still inside this producer: leave both behind, for the next one fences it.
+            log.warning("loader.letters_not_committed", topic=self._topic, letters=len(records), error=error.what)
+            self._producer = None
             return CommitResult.AGAIN, ()
         return CommitResult.DONE, letters
 
