@@ -1,8 +1,9 @@
 """A spec compiled to msgspec: the fast way to see that events are valid, never the way to say why one is not.
 
-An event passes when every key in it is a known one, standing once, with a value that its rule accepts. Anything else,
-an unknown field among it, is left to the exact rules. That each key stands once is shown by counting `":` in the
-bytes: as many as there are keys that were found means that no key can be hidden behind another.
+An event passes when every key in it is a known one, standing once, with a value that its rule accepts. Anything else
+is left to the exact rules. That each key stands once is shown by counting quotes in the bytes: a key has two, a string
+two, and where there are no more than the keys and strings that were found, no key is hidden behind another. (Escaped
+quotes are more, and raise a doubt.) Where unknown fields are kept their keys are counted instead, by `":`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class CompiledSpec:
         loose = _struct(spec, columns, refuse_unknown=False)
         self._loose: Callable[[bytes], list[Any]] = _many(loose)
         self._known = frozenset(name for name, *_ in columns)
-        self._required = sum(field.required for field in fields)
-        self._optional = [attrgetter(field.name) for field in fields if not field.required]
+        self._quotes = sum(4 if _is_text(field) else 2 for field in fields if field.required)
+        self._optional = [(attrgetter(field.name), _is_text(field)) for field in fields if not field.required]
+        self._texts = [attrgetter(field.name) for field in fields if field.kind.item == "string"]
         self._nested = [attrgetter(field.name) for field in fields if field.type == "json"]
         self._checks = [(attrgetter(field.name), check) for field in fields if (check := _column_check(field))]
 
@@ -67,19 +69,30 @@ class CompiledSpec:
 
     def agree(self, raw: bytes, events: Events) -> bool:
         """Whether `events`, which `one` or `many` made of `raw`, are valid beyond doubt."""
-        keys = self._required * len(events)
-        for name in self._optional:
-            keys += len(events) - list(map(name, events)).count(UNSET)
         ids = self.own_ids(events)
+        return raw.count(b'"') == self._quotes_of(events, ids) and self._fit(events, ids)
+
+    def _quotes_of(self, events: Events, ids: list[Any] | None) -> int:
+        """The quotes that all keys and strings of `events` take; -1 when a nested object needs a closer look."""
+        total = len(events)
+        quotes = self._quotes * total
+        for name, is_text in self._optional:
+            column = list(map(name, events))
+            there = total - column.count(UNSET)
+            quotes += 2 * there
+            if is_text:
+                quotes += 2 * (there - column.count(None))
         if ids is not None:
-            keys += len(events) - ids.count(UNSET)
+            quotes += 4 * (total - ids.count(UNSET))
+        for name in self._texts:
+            quotes += 2 * sum(len(value) for value in map(name, events) if value.__class__ is list)
         for name in self._nested:
             for value in map(name, events):
-                inner = _nested_keys(value)
+                inner = _nested_quotes(value)
                 if inner is None:
-                    return False
-                keys += inner
-        return raw.count(b'":') == keys and self._each_key_counted(raw) and self._fit(events, ids)
+                    return -1
+                quotes += inner
+        return quotes
 
     def keeping_unknown(self, raw: bytes) -> list[Any] | None:
         """The events of the array `raw`, unknown fields left out, when they are valid beyond doubt."""
@@ -88,22 +101,14 @@ class CompiledSpec:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         keys, depth = measure(whole)
-        if raw.count(b'":') != keys or depth > MAX_DEPTH or not self._each_key_counted(raw):
+        if depth > MAX_DEPTH or not _holds_only(raw, keys):
             return None
         if any(name[:1] == "_" for event in whole for name in event.keys() - self._known):
             return None
         for name in self._nested:
-            if any(_nested_keys(value) is None for value in map(name, events)):
+            if any(_nested_quotes(value) is None for value in map(name, events)):
                 return None
         return events if self._fit(events, self.own_ids(events)) else None
-
-    def _each_key_counted(self, raw: bytes) -> bool:
-        """Whether no key is hidden from the count by white space before its colon."""
-        # Loops rather than any() and all(): for a single event their generators cost as much as the checks.
-        for space, gap in _GAP_BEFORE_COLON:  # noqa: SIM110
-            if space in raw and gap in raw:
-                return False
-        return True
 
     def _fit(self, events: Events, ids: list[Any] | None) -> bool:
         for name, check in self._checks:
@@ -221,8 +226,17 @@ def _convert_to(values: list[str], column: Any) -> bool:
     return True
 
 
-def _nested_keys(raw: Raw | UnsetType) -> int | None:
-    """How many keys stand in the object `raw`, None when it needs a closer look."""
+def _is_text(field: Field) -> bool:
+    return field.kind.json == "string"
+
+
+def _holds_only(raw: bytes, keys: int) -> bool:
+    """Whether `raw`, in which so many distinct keys were found, holds no other."""
+    return raw.count(b'":') == keys and not any(space in raw and gap in raw for space, gap in _GAP_BEFORE_COLON)
+
+
+def _nested_quotes(raw: Raw | UnsetType) -> int | None:
+    """How many quotes stand in the object `raw`, None when it needs a closer look."""
     if raw is UNSET:
         return 0
     data = bytes(raw)
@@ -237,6 +251,6 @@ def _nested_keys(raw: Raw | UnsetType) -> int | None:
     if value.__class__ is not dict:
         return None
     keys, depth = measure(value)
-    if depth >= MAX_DEPTH or (b"." in data and has_shared_path(value)):
+    if depth >= MAX_DEPTH or not _holds_only(data, keys) or (b"." in data and has_shared_path(value)):
         return None
-    return keys
+    return data.count(b'"')

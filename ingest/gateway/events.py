@@ -88,7 +88,9 @@ class EventRoute:
         except ProblemError as problem:
             status, body, media, extra = problem.status, problem.encode(), MEDIA_TYPE, problem.headers
         except Exception:  # the boundary: whatever it is, the client gets an answer and we get the traceback
-            log.exception("gateway.request_failed", pipeline=self.spec.name)
+            # Named here, for only a sampled request has a span that the log would take it from.
+            trace_id = f"{context.trace_id:032x}"
+            log.exception("gateway.request_failed", pipeline=self.spec.name, trace_id=trace_id)
             status, body, media = 500, refusals.our_fault().encode(), MEDIA_TYPE
         await send(
             {

@@ -302,3 +302,24 @@ def test_slices_are_the_elements(elements: list[Any]) -> None:
     raws = [json.dumps(element).encode() for element in elements]
     assert split(b"[" + b",".join(raws) + b"]") == raws
     assert split(b" [ " + b" ,\n".join([*raws, b"NaN"]) + b" ] ") == [*raws, b"NaN"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_key_hides_behind_another(data: st.DataObject) -> None:
+    """However the second one is spelt, and whatever its value is."""
+    base = data.draw(
+        st.sampled_from([right, right | {"event_id": "mine", "other": 1}, {"text": "a", "at": right["at"]}])
+    )
+    key = data.draw(st.sampled_from(list(base)))
+    spelt = data.draw(st.sampled_from([key, f"\\u{ord(key[0]):04x}{key[1:]}"]))
+    gap = data.draw(st.sampled_from(["", " ", "\n\t"]))
+    value = data.draw(st.sampled_from([json.dumps(base[key]), "null", "1", '"x"', "{}", '{"a":{"b":1}}', "[]", '""']))
+    raw = json.dumps(base)[:-1].encode() + f',"{spelt}"{gap}:{gap}{value}}}'.encode()
+    found = Validator(EVERY_TYPE).batch(b"[" + GOOD_FOR_ALL + b"," + raw + b"]").rejections
+    assert found[1].reason == "duplicate_key"
+    assert found[1].field == key
+    assert 0 not in found
+
+
+GOOD_FOR_ALL = json.dumps(right).encode()
