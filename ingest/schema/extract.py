@@ -4,9 +4,10 @@ Both are built from one set of expressions, `_judged`, which marks every record 
 before anything is written when one is; `poison_sql` returns those that are, with the reason. So a record is poison
 exactly when the insert would throw.
 
-One lax parse gives all values. A record is `odd` when that parse may have hidden something: an unknown or repeated
-key or an explicit null (the event has more keys than values were found), a value of another JSON type (`oddities`),
-or no object at all. Only odd records pay for the exact look at their raw key-value pairs, `kv`.
+One lax parse gives all values. A record is `strange` when a value may be of another JSON type than its field
+(`oddities`), or when it may be no object; only strange records pay for a look at their raw key-value pairs, `kv`. It
+is `odd` when it is strange, or has more keys than values were found: an unknown key, a repeated one, or an explicit
+null; only odd records pay for a look at their `keys`.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def _judged(spec: Spec, source: str) -> str:
     found = ", ".join(_element(i, rule) for i, rule in enumerate(fields, 1))
     split = f"SELECT {_RECORD}, header, toInt64OrZero(header[2]) AS received, {found}\nFROM ({parsed})"
     derived = "".join(f"{rule.value} AS {rule.v}, " for rule in fields if not rule.is_native)
-    valued = f"SELECT *, {derived}{_odd(fields)} AS odd\nFROM ({split})"
-    return f"SELECT *, {_PAIRS} AS kv, {_bad(spec, fields)} AS bad\nFROM ({valued})"
+    valued = f"SELECT *, {derived}{_strange(fields)} AS strange, {_odd(fields)} AS odd\nFROM ({split})"
+    looked = f"{_KEYS} AS keys, {_unknown(fields)} AS unknown, {_pairs(spec)} AS kv"
+    return f"SELECT *, {looked}, {_bad(spec, fields)} AS bad\nFROM ({valued})"
 
 
 def _element(index: int, rule: Rule) -> str:
@@ -92,23 +94,20 @@ _RECORD = "_partition, _offset, _appended_ms, tw, raw"
 _ESCAPED_KEY = r"\\u00(?:[367][0-9a-fA-F]|5[fF])"
 
 
-def _odd(fields: list[Rule]) -> str:
+def _strange(fields: list[Rule]) -> str:
+    """Whether a value may be of another JSON type than its field, or the record no object."""
     escaped = f"if(position(raw, {literal(chr(92) + 'u00')}) > 0, match(raw, {literal(_ESCAPED_KEY)}), 0)"
+    return any_of(["NOT startsWith(raw, '{')", escaped, f"match(raw, {literal(oddities(fields))})"])
+
+
+def _odd(fields: list[Rule]) -> str:
     present = " + ".join(rule.h for rule in fields)
     recount = "JSONLength(raw) != present"
     nested = any(rule.field.kind.json == "object" for rule in fields)
     # Where no key is nested, and none is followed by space, counting `":` is half the price of parsing again. It can
     # only count too many, so that equal to `present` means: all keys are known, none repeated, none null.
     unequal = recount if nested else f"if(countSubstrings(raw, '\":') = present, 0, {recount})"
-    return any_of(
-        [
-            f"({present} AS present) = 0",
-            "NOT startsWith(raw, '{')",
-            escaped,
-            f"match(raw, {literal(oddities(fields))})",
-            unequal,
-        ]
-    )
+    return any_of(["strange", f"({present} AS present) = 0", unequal])
 
 
 # The parser writes an integer beyond 64 bits as a string; those that are not quoted in the event lose the quotes again.
@@ -116,14 +115,24 @@ _UNQUOTED = (
     "arrayMap(p -> if(match(p.2, '^\"-?[0-9]{19,}\"$') AND position(raw, p.2) = 0, "
     "(p.1, substring(p.2, 2, length(p.2) - 2)), p), JSONExtractKeysAndValuesRaw(raw))"
 )
-_PAIRS = (
-    f"if(odd, if(match(raw, {literal(_LONG_INTEGER)}), {_UNQUOTED}, JSONExtractKeysAndValuesRaw(raw)), "
-    "CAST([], 'Array(Tuple(String, String))'))"
-)
+_KEYS = "if(odd, JSONExtractKeys(raw), CAST([], 'Array(String)'))"
+
+
+def _pairs(spec: Spec) -> str:
+    """The raw key-value pairs, where the types are to be looked at or unknown keys to be kept."""
+    wanted = any_of(["strange", "notEmpty(unknown)"]) if keeps_unknown(spec) else "strange"
+    pairs = f"if(match(raw, {literal(_LONG_INTEGER)}), {_UNQUOTED}, JSONExtractKeysAndValuesRaw(raw))"
+    return f"if({wanted}, {pairs}, CAST([], 'Array(Tuple(String, String))'))"
+
+
+def _unknown(fields: list[Rule]) -> str:
+    names = ", ".join(literal(rule.name) for rule in fields)
+    return f"arrayFilter(k -> k NOT IN ({names}), keys)"
 
 
 def _bad(spec: Spec, fields: list[Rule]) -> str:
-    terms = [_BAD_HEADER, f"if(odd, {_bad_pairs(spec, fields)}, 0)"]
+    looks = [f"if(odd, {_bad_keys(spec, fields)}, 0)", f"if(strange, {_bad_types(fields)}, 0)"]
+    terms = [_BAD_HEADER, *looks]
     if required := [rule.h for rule in fields if rule.field.required]:
         terms.append(f"NOT least({', '.join(required)}, 1)")
     for rule in fields:
@@ -146,24 +155,38 @@ _BAD_HEADER = both(
 )
 
 
-def _bad_pairs(spec: Spec, fields: list[Rule]) -> str:
-    """The exact look, at odd records."""
-    unknown = "startsWith(p.1, '_')" if keeps_unknown(spec) else _refused("p.1")
-    wrong = f"NOT match(concat(p.1, ':', p.2), {literal(_right_types(fields))})"
+def _bad_keys(spec: Spec, fields: list[Rule]) -> str:
+    """The exact look at the keys of odd records."""
+    refused = "startsWith(k, '_')" if keeps_unknown(spec) else _refused("k")
     # Without a required field, an empty object is an event.
-    nothing = "empty(kv)" if any(rule.field.required for rule in fields) else both("empty(kv)", "NOT isValidJSON(raw)")
+    nothing = (
+        "empty(keys)" if any(rule.field.required for rule in fields) else both("empty(keys)", "NOT isValidJSON(raw)")
+    )
     terms = [
         nothing,
-        f"NOT match(raw, {literal(_OBJECT)})",
-        "arrayUniq(kv.1) != length(kv)",
-        f"arrayExists(p -> if(has({known(fields)}, p.1), {wrong}, {unknown}), kv)",
+        "arrayUniq(keys) != length(keys)",
+        f"arrayExists(k -> {refused}, unknown)",
     ]
     for rule in fields:
         if rule.field.kind.is_integer and not rule.field.required:
-            given = f"arrayExists(p -> if(p.1 = {literal(rule.name)}, p.2 != 'null', 0), kv)"
+            # It is there, and the parse found nothing: a null, or out of range.
+            given = f"if(has(keys, {literal(rule.name)}), JSONType(raw, {literal(rule.name)}) != 'Null', 0)"
             terms.append(both(f"NOT {rule.h}", given))
-        if rule.is_long:
-            terms.append(both(rule.h, _unlike(rule, f"arrayFirst(p -> p.1 = {literal(rule.name)}, kv).2")))
+    return any_of(terms)
+
+
+def _bad_types(fields: list[Rule]) -> str:
+    """The exact look at the values of strange records."""
+    right = f"match(concat(p.1, ':', p.2), {literal(_right_types(fields))})"
+    terms = [
+        f"NOT match(raw, {literal(_OBJECT)})",
+        f"arrayExists(p -> if(has({known(fields)}, p.1), NOT {right}, 0), kv)",
+    ]
+    terms += [
+        both(rule.h, _unlike(rule, f"arrayFirst(p -> p.1 = {literal(rule.name)}, kv).2"))
+        for rule in fields
+        if rule.is_long
+    ]
     return any_of(terms)
 
 
@@ -202,7 +225,7 @@ def _values(spec: Spec) -> dict[str, str]:
     for rule in fields:
         values |= _field_values(rule)
     if keeps_unknown(spec):
-        values["_extra"] = f"CAST(arrayFilter(p -> NOT has({known(fields)}, p.1), kv), 'Map(String, String)')"
+        values["_extra"] = "CAST(arrayFilter(p -> has(unknown, p.1), kv), 'Map(String, String)')"
     if keeps_raw(spec):
         anywhere = any_of(["odd", *(rule.h for rule in fields if rule.field.type == "json")])
         values["_raw"] = f"if(if({anywhere}, match(raw, {literal(_LONG_INTEGER)}), 0), raw, '')"
