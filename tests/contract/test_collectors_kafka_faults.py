@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from math import inf
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from collectors.kafka.wire import Ask
 from tests.kafka_observed import Members, Observed, ShiftedClock
 from tidewatch.errors import KafkaUnavailable
 from tidewatch.kafka.admin import Partition
@@ -294,3 +295,57 @@ def test_what_needs_a_first_reading_says_that_there_is_none(seen: Observed) -> N
     for collector in (seen.groups, seen.seconds, seen.topics):
         with pytest.raises(KafkaUnavailable, match="the lag collector has read nothing yet"):
             seen.collect(collector)
+
+
+class Tampered:
+    """A wire whose requests and answers a test sees on their way."""
+
+    def __init__(self, seen: Observed, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
+        self._wire = seen.lag._reader._wire
+        self._before, self._after = before, after
+        seen.lag._reader._wire = self  # type: ignore[assignment]
+
+    def ask(self, asks: Sequence[Ask]) -> list[Any]:
+        for ask in asks:
+            self._before(ask.request)
+        answers = self._wire.ask(asks)
+        for answer in answers:
+            self._after(answer)
+        return answers
+
+
+def test_a_commit_between_the_reads_overstates_a_lag_and_never_turns_it_round(seen: Observed, fresh: str) -> None:
+    topic, group = seen.topic(f"t.{fresh}"), f"g.{fresh}"
+    seen.commit(group, topic, p0=0)
+    seen.collect(seen.lag)
+
+    def in_between(request: Any) -> None:
+        if request.name == "ListOffsetsRequest":
+            seen.produce(topic, 0)
+            seen.commit(group, topic, p0=1)
+
+    Tampered(seen, in_between, lambda _: None)
+    found = seen.collect(seen.lag)
+    assert found.value(m.LAG, group, topic) == 1
+    assert f"group {group} on topic {topic}" not in found.unmeasured
+
+
+def test_a_group_that_may_not_be_read_leaves_the_others(seen: Observed, fresh: str) -> None:
+    topic, groups = seen.topic(f"t.{fresh}", 2), [f"{name}.{fresh}" for name in ("hidden", "open", "partly")]
+    seen.produce(topic, 0)
+    for group in groups:
+        seen.commit(group, topic, p0=0, p1=0)
+
+    def forbid(answer: Any) -> None:
+        for group in getattr(answer, "groups", ()) if answer.name == "OffsetFetchResponse" else ():
+            if group.group_id == groups[0]:
+                group.error_code = 30
+            if group.group_id == groups[2]:
+                group.topics[0].partitions[1].error_code = 29
+
+    Tampered(seen, lambda _: None, forbid)
+    found = seen.collect(seen.lag)
+    assert found.unmeasured[f"group {groups[0]}"] == "group authorization failed (Kafka error 30)"
+    refused = found.unmeasured[f"group {groups[2]} on topic {topic}"]
+    assert refused == "partitions 1: topic authorization failed (Kafka error 29)"
+    assert [found.value(m.LAG, group, topic) for group in groups] == [None, 1, None]
