@@ -160,6 +160,7 @@ class World:
         self.deleted: set[int] = set()
         self.lost_offsets = False
         self.half_there = False
+        self.hasty_reads = 0
         for name in ("x", "y", "z"):
             self.start(name)
 
@@ -290,6 +291,7 @@ class World:
                     if topic_id == process.topic_id and any(r.holds(where) for r in effect.ranges)
                 }  # fmt: skip
             case e.Missing():
+                self.hasty_reads += self.still_coming(process, effect.block)
                 where = {(row.partition, row.offset) for row in self.rows(effect.block)}
                 there = {w for w in where if (process.topic_id, w) in self.clickhouse.places}
                 return where - there, len(there)
@@ -312,6 +314,13 @@ class World:
             case e.Halt():
                 process.halted = effect.message
         return None
+
+    def still_coming(self, reader: Process, block: Block) -> bool:
+        """Whether an insert of the block, by a loader that judges otherwise, may still be taken by the server."""
+        return any(
+            insert.block.ranges == block.ranges and insert.deadline >= self.now and process.judge != reader.judge
+            for _, insert, process in self.late
+        )
 
     def _resume(self, process: Process, partitions: Iterable[int]) -> None:
         readable = process.course.holdings.readable
@@ -513,6 +522,8 @@ class World:
             if not (self.half_there and "half in the table" in message)
             and not (self.lost_offsets and "no committed offset" in message)
         ]
+        if self.hasty_reads:
+            wrong.append(f"the table was read {self.hasty_reads} times while an insert of the block could still come")
         letters = Counter(uid for _, _, uid in self.kafka.letters)
         for uid in self.records:
             copies = self.clickhouse.raw[uid] + letters[uid]

@@ -26,10 +26,35 @@ def verdict(world: World) -> list[str]:
         return [str(error)]
 
 
+class HastyDeploys(World):
+    """Loaders are replaced, with another idea of what is bad, while their inserts are still on their way."""
+
+    DEADLINE = 25
+    hasty = False
+
+    def do_insert(self, process: Any, insert: e.Insert) -> Any:
+        if self.chance(0.2):
+            self.late.append((self.now + self.rng.randint(5, 20), insert, process))
+            self.hasty = True
+            return e.Failed(e.Trouble.UNAVAILABLE, "no answer, and still on its way")
+        return super().do_insert(process, insert)
+
+    def disturb(self) -> None:
+        if self.hasty:
+            self.hasty = False
+            self.deploy()
+        super().disturb()
+
+
 @pytest.mark.parametrize("faults", [(), ("retention",), ("judge",), ("recreate",), ("expiry",), ("judge", "recreate")])
 def test_every_record_lands_exactly_once(faults: tuple[str, ...]) -> None:
     for seed in range(40):
         assert verdict(World(seed, faults=frozenset(faults))) == [], f"seed {seed}"
+
+
+def test_every_record_lands_exactly_once_when_loaders_are_replaced_in_haste() -> None:
+    for seed in range(40):
+        assert verdict(HastyDeploys(seed)) == [], f"seed {seed}"
 
 
 # -- one rule left out, each
@@ -280,7 +305,9 @@ MUTANTS: dict[str, Callable[[int], World]] = {
     "another judge not noticed": world(
         TokenTrusted, faults=frozenset({"judge"}), table_window=10**6, view_window=10**6
     ),
-    "table read before inserts ended": world(policy={"grace_seconds": -(10**6)}),
+    "table read before inserts ended": world(
+        policy={"grace_seconds": -(10**6)}, faults=frozenset({"judge", "retention"})
+    ),
     "others' letters": world(OthersLettersToo),
     "letters forgotten": world(LettersForgotten),
     "letters outside the transaction": world(of=LettersApart),
