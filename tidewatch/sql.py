@@ -19,7 +19,10 @@ _BUSY_MS = 5000
 
 
 def open_store(settings: Store) -> Engine:
-    """An engine whose every commit is on disk when it returns. Raises SettingsError for a URL of another kind."""
+    """An engine whose every commit is on disk when it returns. Raises SettingsError for a URL of another kind.
+
+    Its errors name no parameters: a traceback in the log would quote the event.
+    """
     try:
         url = make_url(settings.url.get_secret_value())
     except ArgumentError as error:
@@ -29,12 +32,12 @@ def open_store(settings: Store) -> Engine:
     if url.drivername == "sqlite":
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url)
+        engine = create_engine(url, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
     if url.drivername == "postgresql+psycopg":
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 5})
     raise SettingsError(f"the store cannot be {url.drivername}", fix="write sqlite:///path or postgresql+psycopg://…")
 
 
