@@ -66,10 +66,10 @@ def main() -> None:
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "fetch.wait.max.ms": 100,
-            "fetch.max.bytes": 64 * 1024 * 1024,
-            "max.partition.fetch.bytes": 8 * 1024 * 1024,
-            "queued.max.messages.kbytes": 65_536,
-            "queued.min.messages": 200_000,
+            "fetch.max.bytes": 8 * 1024 * 1024,
+            "max.partition.fetch.bytes": 1024 * 1024,
+            "queued.max.messages.kbytes": 32_768,
+            "queued.min.messages": 100_000,
             "check.crcs": True,
         }
     )

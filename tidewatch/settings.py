@@ -91,7 +91,7 @@ class Loader(Section):
     """The most bytes of one insert, about."""
     batch_seconds: float = Field(0.5, gt=0, le=60)
     """How long a record may wait for company."""
-    queued_kbytes: int = Field(65_536, ge=1024)
+    queued_kbytes: int = Field(32_768, ge=1024)
     """Records fetched ahead, by topic: what bounds the memory of a loader."""
     session_timeout_seconds: float = Field(8, ge=6, le=300)
     """A loader that is silent for so long loses its partitions."""

@@ -209,7 +209,13 @@ class Course:
         return Commit({**finals.offsets, **offsets.offsets}, finals.closes)
 
     def recommit(self, block: Block, intent: Intent) -> Flow[bool]:
-        if (yield from self.make(self.together(self.intend(block, intent)))):
+        """False when it was not made, or when there is nobody left to make it for: an insert whose deadline stands
+        nowhere could come when its next owner thinks that none can.
+        """
+        offsets = self.intend(block, intent)
+        if not offsets.offsets:
+            return False
+        if (yield from self.make(self.together(offsets))):
             return True
         yield Wait(self.policy.wait(1), Trouble.KAFKA, "the renewed intent was not committed")
         return False

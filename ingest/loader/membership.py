@@ -53,10 +53,11 @@ class Membership:
             "max.poll.interval.ms": 300_000,
             "fetch.wait.max.ms": 100,
             "fetch.min.bytes": 1,
-            "fetch.max.bytes": 64 * 1024 * 1024,
-            "max.partition.fetch.bytes": 8 * 1024 * 1024,
+            # Compressed: what it becomes when it is unpacked comes on top of the queue.
+            "fetch.max.bytes": 8 * 1024 * 1024,
+            "max.partition.fetch.bytes": 1024 * 1024,
             "queued.max.messages.kbytes": loader.queued_kbytes,
-            "queued.min.messages": 200_000,
+            "queued.min.messages": 100_000,
             "check.crcs": True,
         }
         self._consumer = Consumer(config)

@@ -291,9 +291,9 @@ class World:
                     if topic_id == process.topic_id and any(r.holds(where) for r in effect.ranges)
                 }  # fmt: skip
             case e.Missing():
-                self.hasty_reads += self.still_coming(process, effect.block)
                 where = {(row.partition, row.offset) for row in self.rows(effect.block)}
                 there = {w for w in where if (process.topic_id, w) in self.clickhouse.places}
+                self.hasty_reads += not there and self.still_coming(process, effect.block)
                 return where - there, len(there)
             case e.Measure():
                 return e.Gauge(self.now, self.clickhouse.mark)
@@ -523,7 +523,9 @@ class World:
             and not (self.lost_offsets and "no committed offset" in message)
         ]
         if self.hasty_reads:
-            wrong.append(f"the table was read {self.hasty_reads} times while an insert of the block could still come")
+            wrong.append(
+                f"nothing of a block was found {self.hasty_reads} times while an insert of the block could still come"
+            )
         letters = Counter(uid for _, _, uid in self.kafka.letters)
         for uid in self.records:
             copies = self.clickhouse.raw[uid] + letters[uid]
