@@ -147,7 +147,9 @@ class KafkaCluster:
         home = self._properties(broker).parent
         if (home / "data" / "meta.properties").exists():
             return
-        tool = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", self._properties(broker))
+        # One word, because an id may begin with a dash.
+        cluster = f"--cluster-id={self._cluster_id()}"
+        tool = self._java("kafka.tools.StorageTool", "format", cluster, "-c", self._properties(broker))
         done = subprocess.run(tool, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ProcessError(
