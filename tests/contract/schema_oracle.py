@@ -182,11 +182,13 @@ def _shares_path(value: Any) -> bool:
 
     def walk(pairs: Pairs, prefix: str) -> None:
         nonlocal twice
-        own: set[str] = set()
+        # A key may stand for an object and, again, for something else.
+        own: set[tuple[str, bool]] = set()
         for key, item in pairs:
             path = prefix + key
-            twice = twice or path in own
-            own.add(path)
+            name = (key, isinstance(item, Pairs))
+            twice = twice or name in own
+            own.add(name)
             if isinstance(item, Pairs):
                 walk(item, path + ".")
                 continue
