@@ -48,10 +48,10 @@ def _root(
     """Options of the command itself stand before the group's name."""
 
 
-def _mount() -> None:
-    for name in sorted(module.name for module in pkgutil.iter_modules(cli.__path__)):
-        if name in _HELPERS:
-            continue
+def _mount(wanted: str) -> None:
+    """Import the command that is wanted, and all only when it is none: services need not carry each other's memory."""
+    names = sorted({module.name for module in pkgutil.iter_modules(cli.__path__)} - _HELPERS)
+    for name in [wanted] if wanted in names else names:
         module = importlib.import_module(f"{cli.__name__}.{name}")
         # A module with a function `main`, such as tail.py, is a command; the others are groups.
         if command := getattr(module, "main", None):
@@ -62,7 +62,7 @@ def _mount() -> None:
 
 def main() -> None:
     """Run the command; a TidewatchError is shown as what happened and how to fix it, never as a traceback."""
-    _mount()
+    _mount(sys.argv[1] if len(sys.argv) > 1 else "")
     # With no other system named in the environment, commands find the local stack that runs in this directory.
     os.environ.update(local_environment(os.environ))
     try:
