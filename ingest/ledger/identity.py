@@ -14,6 +14,7 @@ from ingest.ledger.spans import Span
 from ingest.ledger.tally import Reading, Subject
 from ingest.ledger.warehouse import LISTED, Repeated
 from ingest.ledger.window import Window
+from tidewatch.kafka.headers import headers_of
 from tidewatch.record import REPLAY
 
 # How far before a window the other offset of an event id is looked for.
@@ -76,6 +77,5 @@ def _replays_in(topic: str, run: Sequence[Place], sources: Reading) -> set[Place
     return {
         (partition, offset)
         for message in sources.reader.read(topic, partition, first, last + 1)
-        if (offset := message.offset() or 0) in wanted
-        and any(name == REPLAY for name, _ in list(message.headers() or []))
+        if (offset := message.offset() or 0) in wanted and any(name == REPLAY for name, _ in headers_of(message) or [])
     }

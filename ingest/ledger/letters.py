@@ -14,6 +14,7 @@ from confluent_kafka import Message
 from ingest.ledger.report import Stretch
 from ingest.ledger.tally import Reading, Subject, Tally, Tallying
 from ingest.ledger.warehouse import Place
+from tidewatch.kafka.headers import headers_of
 from tidewatch.record import Letter, Origin
 
 
@@ -65,7 +66,7 @@ def read_letters(subject: Subject, stretches: Sequence[Stretch], sources: Readin
 
 
 def _letter(message: Message) -> MissingLetter:
-    texts = {_text(name): _text(value) for name, value in list(message.headers() or [])}
+    texts = {name: value.decode(errors="replace") for name, value in headers_of(message) or []}
     place = (message.partition() or 0, message.offset() or 0)
     stage, error = texts.get(Letter.STAGE, ""), texts.get(Letter.ERROR, "")
     return MissingLetter(place, stage, error, _origin(texts))
@@ -76,7 +77,3 @@ def _origin(texts: dict[str, str]) -> Origin | None:
     if not (partition.isdecimal() and offset.isdecimal()):
         return None
     return Origin(texts.get(Letter.TOPIC, ""), texts.get(Letter.TOPIC_ID, ""), int(partition), int(offset))
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

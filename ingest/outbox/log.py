@@ -15,6 +15,7 @@ from ingest.outbox.steps import Batch, Mark, ProducerLost, Row
 from tidewatch.errors import KafkaUnavailable, Refused
 from tidewatch.kafka.admin import EARLIEST, LATEST, KafkaAdmin, Partition
 from tidewatch.kafka.client import consumer_config, producer_config, translate
+from tidewatch.kafka.headers import headers_of
 from tidewatch.kafka.reading import LogReader
 from tidewatch.kafka.watchdog import bounded
 from tidewatch.record import ENVELOPE, TRACEPARENT, decode_envelope
@@ -107,9 +108,8 @@ class KafkaLog:
                 if 0 < earliest[where] == starts[where]:
                     raise self._cannot_tell(where, since)
                 for message in reader.read(self._topic, where.partition, starts[where], ends[where]):
-                    headers = dict(message.headers() or [])
-                    tw = headers.get(ENVELOPE)
-                    if isinstance(tw, bytes) and tw in wanted:
+                    tw = dict(headers_of(message) or []).get(ENVELOPE)
+                    if tw in wanted:
                         found.add(tw)
                 if reader.reached < ends[where]:
                     raise KafkaUnavailable(

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from tidewatch.errors import UsageError
 from tidewatch.kafka.admin import EARLIEST, LATEST, KafkaAdmin, Partition
 from tidewatch.kafka.client import consumer_config, translate
+from tidewatch.kafka.headers import headers_of
 from tidewatch.record import ENVELOPE, Envelope, decode_envelope
 from tidewatch.settings import Kafka
 
@@ -194,7 +195,7 @@ def _record(message: Message) -> Record:
         time=datetime.fromtimestamp(milliseconds / 1000, UTC),
         key=_bytes(message.key()),
         value=_bytes(message.value()),
-        headers={name: _bytes(value) or b"" for name, value in dict(message.headers() or []).items()},
+        headers=dict(headers_of(message) or []),
     )
 
 
