@@ -19,6 +19,7 @@ from devstack.process import Child
 from devstack.prometheus import Prometheus
 from devstack.scrape import write_config
 from devstack.supervisor import Service
+from tidewatch.spec import load_all
 
 COMMAND = (sys.executable, "-m", "controlplane.cli.main")
 DRAIN_SECONDS = 30.0  # longer than the gateway takes to drain
@@ -67,7 +68,9 @@ class Parts:
     def __init__(self, options: StackOptions) -> None:
         self.options = options
         self.directory = options.directory.absolute()
-        ours = [GATEWAY, RELAY, *options.loader_names]
+        # A relay without a pipeline to emit refuses to run.
+        emits = any(spec.source.kind == "outbox" for spec in load_all(options.pipelines).values())
+        ours = [GATEWAY, *([RELAY] if emits else []), *options.loader_names]
         self.ports = kept_ports(self.directory / "ports.json", ["clickhouse", "postgres", "prometheus", *ours])
         self.kafka = KafkaCluster(self.directory / "kafka", options.brokers)
         self.clickhouse = ClickHouseFront(self.directory / "clickhouse", self.ports["clickhouse"])
@@ -78,7 +81,7 @@ class Parts:
         self.environment = self._environment()
         self.foreign = self._foreign()
         """Each with its services, in the order in which they stop."""
-        self.ours = self._ours()
+        self.ours = [self._our(name) for name in ours]
         """In the order in which they stop."""
 
     @property
@@ -145,19 +148,17 @@ class Parts:
     def _log(self, name: str) -> Path:
         return self.directory / "logs" / f"{name}.log"
 
-    def _ours(self) -> list[Service]:
-        """In the order in which they stop."""
-        relay = self._our(RELAY, ["outbox", "relay"], {"TIDEWATCH_RELAY__PORT": self.ports[RELAY]})
-        loaders = [
-            self._our(name, [LOADER], {"TIDEWATCH_LOADER__PORT": self.ports[name], "TIDEWATCH_LOADER__INSTANCE": name})
-            for name in self.options.loader_names
-        ]
-        return [self._our(GATEWAY, [GATEWAY], {"TIDEWATCH_GATEWAY__PORT": self.ports[GATEWAY]}), relay, *loaders]
-
-    def _our(self, name: str, command: list[str], settings: Mapping[str, object]) -> Service:
+    def _our(self, name: str) -> Service:
+        port = str(self.ports[name])
+        if name == GATEWAY:
+            command, own = [GATEWAY], {"TIDEWATCH_GATEWAY__PORT": port}
+        elif name == RELAY:
+            command, own = ["outbox", "relay"], {"TIDEWATCH_RELAY__PORT": port}
+        else:
+            command, own = [LOADER], {"TIDEWATCH_LOADER__PORT": port, "TIDEWATCH_LOADER__INSTANCE": name}
         environment = {
             **self.environment,
-            **{variable: str(value) for variable, value in settings.items()},
+            **own,
             "TIDEWATCH_TELEMETRY__LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         }
