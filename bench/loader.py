@@ -34,7 +34,7 @@ from tidewatch.kafka.admin import KafkaAdmin, NewTopic
 from tidewatch.record import Envelope
 from tidewatch.settings import ClickHouse as ClickHouseSettings
 from tidewatch.settings import Kafka as KafkaSettings
-from tidewatch.spec import load_all
+from tidewatch.spec import Spec, load_all
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
@@ -54,6 +54,15 @@ def event(number: int) -> bytes:
             "propensity": 0.045525,
         }
     ).encode()
+
+
+def create_tables(clickhouse: ClickHouse, spec: Spec) -> None:
+    clickhouse.command(ddl.raw_table(spec).create(clickhouse.database))
+    clickhouse.command(ddl.dead_letters_table().create(clickhouse.database))
+    for aggregate in spec.aggregates:
+        types = {row[0]: row[1] for row in clickhouse.query(ddl.types_sql(spec, aggregate))}
+        clickhouse.command(ddl.aggregate_table(spec, aggregate, types).create(clickhouse.database))
+        clickhouse.command(ddl.aggregate_view(spec, aggregate).create(clickhouse.database))
 
 
 class Bench:
@@ -140,13 +149,7 @@ class Bench:
         with ClickHouse(ClickHouseSettings(url=self._front.url)) as server:
             server.command(f"CREATE DATABASE {name}")
         clickhouse = ClickHouse(ClickHouseSettings(url=self._front.url, database=name))
-        spec = load_all(specs)["clicks"]
-        clickhouse.command(ddl.raw_table(spec).create(name))
-        clickhouse.command(ddl.dead_letters_table().create(name))
-        for aggregate in spec.aggregates:
-            types = {row[0]: row[1] for row in clickhouse.query(ddl.types_sql(spec, aggregate))}
-            clickhouse.command(ddl.aggregate_table(spec, aggregate, types).create(name))
-            clickhouse.command(ddl.aggregate_view(spec, aggregate).create(name))
+        create_tables(clickhouse, load_all(specs)["clicks"])
         return clickhouse
 
     def _ours(self, topic: str, database: str, specs: Path) -> Child:

@@ -43,6 +43,8 @@ class Course:
         self.policy = policy
         self.holdings = Holdings(identity)
         self.tally = Tally(policy)
+        self.window_used = 0.0
+        """The share of the deduplication window that lies behind the block in hand."""
 
     def run(self) -> Flow[None]:
         """Ends only by being closed, or after a Halt."""
@@ -127,6 +129,7 @@ class Course:
         late = False
         while self.holdings.claimed(block.claims):
             gauge = yield from self.measure(fresh=attempt > 0)
+            self.window_used = self.policy.window.used(intent, gauge)
             if attempt and self.policy.window.near_end(intent, gauge):
                 yield from self.read_back(block, intent)
                 break

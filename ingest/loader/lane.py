@@ -26,13 +26,14 @@ from ingest.loader.membership import Membership
 from ingest.loader.origin import Origin
 from ingest.loader.policy import Policy
 from ingest.loader.recovery import Loading
+from ingest.loader.tenure import Tenure
 from ingest.loader.warehouse import Warehouse
 from tidewatch.clock import Clock
-from tidewatch.errors import KafkaUnavailable, TidewatchError
+from tidewatch.errors import TidewatchError
 from tidewatch.telemetry.logs import get_logger
 
-REVOKE_SECONDS = 5.0
 STOP_SECONDS = 5.0
+_REPORT_SECONDS = 2.0
 _OUT_OF_RANGE = ConfluentError._AUTO_OFFSET_RESET  # noqa: SLF001 — public, whatever its underscore says
 
 log = get_logger(__name__)
@@ -71,10 +72,10 @@ class Lane:
         self._course = Loading(parts.identity, parts.policy)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{parts.topic}")
         self._member: Membership | None = None
-        self._in_flight: tuple[e.Insert, Future[Any]] | None = None
+        self._tenure = Tenure(parts.topic, self._course.holdings, self._collector, self._gauges, self._commit)
         self._stopping = threading.Event()
+        self._report_at = 0.0
         self._stop_by: float | None = None
-        self._lost_offsets: dict[int, int] = {}
         self._pardon = threading.Event()
         self._nudge = threading.Event()
         self._stopped_inserting = False
@@ -98,7 +99,10 @@ class Lane:
 
     def run(self) -> None:
         """Until `stop`. Raises TidewatchError when this lane cannot go on; a halted lane waits for `stop`."""
-        self._member = self._parts.join(assigned=self._assigned, revoked=self._revoked, lost=self._lost)
+        self._member = self._parts.join(
+            assigned=self._tenure.assigned, revoked=self._tenure.revoked, lost=self._tenure.lost
+        )
+        self._tenure.member = self._member
         flow = self._course.run()
         try:
             self._member.join()
@@ -183,14 +187,15 @@ class Lane:
         return result
 
     def _insert(self, insert: e.Insert) -> Any:
-        gone = {r.partition: self._lost_offsets.pop(r.partition, 0) for r in insert.block.ranges}
+        gone = {r.partition: self._tenure.expired.pop(r.partition, 0) for r in insert.block.ranges}
         self._parts.inserter.count_lost(insert.block, gone)
         future = self._worker.submit(self._parts.inserter.insert, insert)
-        self._in_flight = (insert, future)
+        self._tenure.in_flight = (insert, future)
+        self._gauges.window.set(self._course.window_used)
         try:
             answer = self._wait_for(future, gather=True)
         finally:
-            self._in_flight = None
+            self._tenure.in_flight = None
         if isinstance(answer, e.Landed):
             self._well()
         return answer
@@ -274,6 +279,10 @@ class Lane:
         return future.result()
 
     def _collect(self, seconds: float) -> None:
+        now = self._clock.monotonic()
+        if now >= self._report_at:
+            self._report_at = now + _REPORT_SECONDS
+            self._tenure.report_lag()
         self._take(self._membership.consume(min(self._collector.room, 10_000), seconds))
 
     def _poll(self, seconds: float) -> None:
@@ -297,85 +306,14 @@ class Lane:
 
     def _on_error(self, error: ConfluentError, partition: int | None) -> None:
         if error.code() == _OUT_OF_RANGE and partition is not None:
-            self._overtaken(partition)
+            truncated = self._tenure.overtaken(partition)
+            if truncated:
+                self._halt(truncated)
             return
         translated = self._membership.explain(error)
         if not translated.retryable:
             self.problem = translated.what
         log.warning("loader.kafka", topic=self.topic, partition=partition, error=translated.what)
-
-    def _overtaken(self, partition: int) -> None:
-        """Retention removed what was to be read next: what is lost is counted and reported, and the rest is loaded."""
-        readable = self._course.holdings.readable
-        if partition not in readable:
-            return
-        low, high = self._membership.bounds(partition)
-        at = self._collector.lasts.get(partition, readable[partition] - 1) + 1
-        if at > high:
-            self._halt(
-                f"the log of {self.topic}[{partition}] ends at {high}, before the position {at}: it was truncated"
-            )
-        if at < low:
-            self._lost_offsets[partition] = self._lost_offsets.get(partition, 0) + low - at
-            self._gauges.expired.inc(low - at)
-            log.error("loader.expired", topic=self.topic, partition=partition, first=at, last=low - 1)
-        self._membership.read_from({partition: max(low, at)})
-
-    # -- the group's callbacks, from within `consume`
-
-    def _assigned(self, partitions: Sequence[int]) -> tuple[dict[int, int], list[int]]:
-        found = self._committed(partitions)
-        bounds = {p: self._membership.bounds(p) for p in partitions}
-        lows = {p: low for p, (low, _) in bounds.items()}
-        holdings = self._course.holdings
-        holdings.assigned(found, lows)
-        starts = {p: max(lows[p], holdings.held[p].next) for p in partitions}
-        for p in holdings.readable.keys() & starts.keys():
-            lost = starts[p] - holdings.held[p].next
-            if lost:
-                self._lost_offsets[p] = lost
-                self._gauges.expired.inc(lost)
-                log.error(
-                    "loader.expired", topic=self.topic, partition=p, first=holdings.held[p].next, last=starts[p] - 1
-                )
-        unread = [p for p in partitions if p not in holdings.readable]
-        self._gauges.partitions.set(len(holdings.held))
-        log.info("loader.assigned", topic=self.topic, partitions=list(partitions), to_settle=unread)
-        return starts, unread
-
-    def _revoked(self, partitions: Sequence[int]) -> None:
-        """The insert in flight gets a little time to end; then what has landed is made final, for these only."""
-        if self._in_flight is not None:
-            insert, future = self._in_flight
-            wait([future], REVOKE_SECONDS)
-            if future.done() and isinstance(future.result(), e.Landed):
-                self._course.holdings.landed(insert.block)
-        commit = self._course.holdings.release(partitions)
-        if commit is not None:
-            self._commit(commit)
-        self._gone(partitions, "loader.revoked")
-
-    def _lost(self, partitions: Sequence[int]) -> None:
-        self._course.holdings.lose(partitions)
-        self._gone(partitions, "loader.lost")
-
-    def _gone(self, partitions: Sequence[int], event: str) -> None:
-        self._collector.drop(partitions)
-        for partition in partitions:
-            self._lost_offsets.pop(partition, None)
-            self._gauges.forget(partition)
-        self._gauges.partitions.set(len(self._course.holdings.held))
-        log.info(event, topic=self.topic, partitions=list(partitions))
-
-    def _committed(self, partitions: Sequence[int]) -> dict[int, e.Committed]:
-        why = ""
-        for attempt in range(6):
-            found = self._membership.committed(partitions)
-            if not isinstance(found, e.Failed):
-                return found
-            why = found.message
-            log.warning("loader.offsets_not_read", topic=self.topic, error=why, attempt=attempt)
-        raise KafkaUnavailable(f"the committed offsets of {self.topic} cannot be read: {why}", fix="check the brokers")
 
     # -- ends
 

@@ -12,17 +12,21 @@ from ingest.loader.blocks import Ranges
 from ingest.loader.effects import Bad, CommitResult, Committed
 from ingest.loader.intents import MAX_LETTERS
 from ingest.loader.origin import spans
-from ingest.loader.rows import Kept, headers_of
+from ingest.loader.rows import Kept
+from ingest.schema.topics import MAX_LETTER_BYTES
 from tidewatch import __version__
 from tidewatch.clock import Clock
 from tidewatch.errors import KafkaUnavailable
 from tidewatch.kafka.client import producer_config
+from tidewatch.kafka.headers import headers_of
 from tidewatch.kafka.watchdog import bounded
-from tidewatch.record import Failure, Origin, letter_headers
+from tidewatch.record import Failure, Letter, Origin, letter_headers
 from tidewatch.settings import Kafka
 from tidewatch.telemetry.logs import get_logger
 
 _SECONDS = 10
+# The rest is for the key and the headers, which are the client's as well.
+_LARGEST_VALUE = MAX_LETTER_BYTES - 512 * 1024
 _TOMBSTONE = Failure("tombstone", "", "the record has a key and no value")
 
 log = get_logger(__name__)
@@ -82,7 +86,12 @@ class LetterWriter:
 
     def _ready(self) -> Producer:
         if self._producer is None:
-            over = {"transactional_id": self._who, "transaction_timeout_ms": _SECONDS * 1000, "linger_ms": 20}
+            over = {
+                "transactional_id": self._who,
+                "transaction_timeout_ms": _SECONDS * 1000,
+                "linger_ms": 20,
+                "message_max_bytes": MAX_LETTER_BYTES,
+            }
             producer = Producer(producer_config(self._settings, f"{self._who}-letters", **over))
             producer.init_transactions(_SECONDS)
             found = producer.list_topics(self._to, timeout=_SECONDS).topics[self._to]
@@ -113,6 +122,11 @@ class LetterWriter:
             version=__version__,
         )
 
+        value = message.value()
+        if value is not None and len(value) > _LARGEST_VALUE:
+            headers.append((Letter.TRUNCATED, str(len(value)).encode()))
+            value = value[:_LARGEST_VALUE]
+
         def delivered(error: Any, written: Message) -> None:
             if error is None:
                 placed.append((written.partition() or 0, written.offset() or 0))
@@ -121,9 +135,9 @@ class LetterWriter:
             try:
                 producer.produce(
                     self._to,
-                    value=message.value(),
+                    value=value,
                     key=message.key(),
-                    headers=[*headers_of(message), *headers],
+                    headers=[*(headers_of(message) or []), *headers],
                     partition=partition % self._partitions,
                     on_delivery=delivered,
                 )

@@ -9,9 +9,10 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from ingest.loader.blocks import Position, Range, Ranges
 from ingest.loader.effects import Failed, Rebuilt, Trouble
-from ingest.loader.rows import Frame, Rows, headers_of
+from ingest.loader.rows import Frame, Rows
 from tidewatch.errors import KafkaError
 from tidewatch.kafka.client import consumer_config, translate
+from tidewatch.kafka.headers import headers_of
 from tidewatch.kafka.reading import LogReader
 from tidewatch.record import Letter
 from tidewatch.settings import Kafka
@@ -109,10 +110,12 @@ def spans(offsets: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def _origin_of(message: Message, topic_id: str) -> Position | None:
-    headers = dict(headers_of(message))
-    if headers.get(Letter.TOPIC_ID) != topic_id.encode() or Letter.OFFSET not in headers:
+    """None for a letter of another topic, and for one whose headers no loader of ours wrote."""
+    headers = dict(headers_of(message) or ())
+    partition, offset = headers.get(Letter.PARTITION, b""), headers.get(Letter.OFFSET, b"")
+    if headers.get(Letter.TOPIC_ID) != topic_id.encode() or not (partition.isdigit() and offset.isdigit()):
         return None
-    return int(headers[Letter.PARTITION] or b""), int(headers[Letter.OFFSET] or b"")
+    return int(partition), int(offset)
 
 
 def _asked(question: Callable[[], _T]) -> _T | Failed:

@@ -15,11 +15,15 @@ class Window:
     blocks: int | None = None
     seconds: int | None = None
 
+    def used(self, intent: Intent, gauge: Gauge) -> float:
+        """The share of the window that lies behind the block's first attempt."""
+        crossed = (gauge.mark - intent.mark) / self.blocks if self.blocks else 0.0
+        passed = (gauge.now - intent.born) / self.seconds if self.seconds else 0.0
+        return max(crossed, passed)
+
     def near_end(self, intent: Intent, gauge: Gauge) -> bool:
         """At half of the window: what is in flight elsewhere moves it on while this loader looks."""
-        crossed = self.blocks is not None and (gauge.mark - intent.mark) * 2 >= self.blocks
-        expired = self.seconds is not None and (gauge.now - intent.born) * 2 >= self.seconds
-        return crossed or expired
+        return self.used(intent, gauge) >= 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,7 @@ def probe(clickhouse: ClickHouse, spec: Spec, options: Options) -> None:
         )
 
 
-def _insert(
-    clickhouse: ClickHouse, spec: Spec, options: Options, table: str, target: str
-) -> tuple[int, int]:
+def _insert(clickhouse: ClickHouse, spec: Spec, options: Options, table: str, target: str) -> tuple[int, int]:
     settings = {**options.insert, "insert_deduplication_token": f"probe:{table}"}
     deadline = int(clickhouse.scalar("SELECT toUnixTimestamp(now())")) + 60
     clickhouse.insert_body(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from confluent_kafka import Message
 
 from ingest.loader.blocks import Position
+from tidewatch.kafka.headers import UNREADABLE, headers_of, native_headers
 from tidewatch.record import ENVELOPE
 
 _BASE = [("_partition", pa.int32()), ("_offset", pa.int64()), ("_appended_ms", pa.int64())]
@@ -22,6 +23,8 @@ LETTER_SCHEMA = pa.schema(
     [*_BASE, ("tw", pa.binary()), ("key", pa.binary()), ("raw", pa.binary()), ("headers", HEADERS)]
 )
 
+_NOT_TOLD = b"unreadable"
+
 Frame = Callable[[Sequence[Message]], pa.RecordBatch]
 """Messages of one topic, without errors among them, as columns."""
 
@@ -29,7 +32,7 @@ Frame = Callable[[Sequence[Message]], pa.RecordBatch]
 def frame_events(messages: Sequence[Message]) -> pa.RecordBatch:
     columns = [
         *_positions(messages),
-        pa.array([_envelope(m.headers()) for m in messages], pa.binary()),
+        pa.array([_envelope(native_headers(m)) for m in messages], pa.binary()),
         pa.array([m.value() or b"" for m in messages], pa.binary()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
@@ -37,7 +40,7 @@ def frame_events(messages: Sequence[Message]) -> pa.RecordBatch:
 
 def frame_letters(messages: Sequence[Message]) -> pa.RecordBatch:
     """`headers` are all but `tw`, the last of equal names."""
-    headers = [dict(headers_of(m)) for m in messages]
+    headers = [dict(headers_of(m) or ()) for m in messages]
     envelopes = [found.pop(ENVELOPE, b"") for found in headers]
     columns = [
         *_positions(messages),
@@ -47,11 +50,6 @@ def frame_letters(messages: Sequence[Message]) -> pa.RecordBatch:
         pa.array([list(found.items()) for found in headers], HEADERS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=LETTER_SCHEMA)
-
-
-def headers_of(message: Message | Kept) -> list[tuple[str, bytes]]:
-    """confluent-kafka gives None for no headers and for a header without a value."""
-    return [(name, _bytes(value)) for name, value in cast("Sequence[tuple[str, Any]]", message.headers() or ())]
 
 
 def _bytes(value: Any) -> bytes:
@@ -68,7 +66,8 @@ def _positions(messages: Sequence[Message]) -> list[pa.Array]:
 
 def _envelope(headers: Any) -> bytes:
     if not headers:
-        return b""
+        # Whoever wrote it, it cannot be told: as a malformed header, this makes the record a dead letter.
+        return _NOT_TOLD if headers is UNREADABLE else b""
     # The gateway writes it first; others may not.
     name, value = headers[0]
     if name == ENVELOPE:

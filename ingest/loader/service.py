@@ -144,9 +144,13 @@ class LoaderService:
         except TidewatchError as error:
             self._failure = self._failure or error
             self.stop()
-        except BaseException:
+        except Exception as error:  # the thread's boundary: a supervisor must see a failure, not a tidy end
+            log.exception("loader.lane_broke", topic=topic)
+            fix = "the log holds the traceback; the supervisor starts the loader again, and it goes on where it was"
+            self._failure = self._failure or TidewatchError(
+                f"the lane of {topic} broke: {type(error).__name__}: {error}", fix=fix
+            )
             self.stop()
-            raise
 
     def _open(self, route: Route, ranges: RangeWriter, found: Options) -> Lane:
         settings, statement, topic = self._settings, route.statement, route.statement.topic

@@ -46,6 +46,17 @@ class HastyDeploys(World):
         super().disturb()
 
 
+class LongSleeps(World):
+    """A loader that has just sent an insert falls asleep, keeps its partitions, and wakes when the window has moved on."""
+
+    def do_insert(self, process: Any, insert: e.Insert) -> Any:
+        answer = super().do_insert(process, insert)
+        if self.chance(0.05) and len(self.processes) > 1:
+            process.frozen = self.now + self.rng.randint(150, 400)
+            return e.Failed(e.Trouble.UNAVAILABLE, "the answer was lost")
+        return answer
+
+
 @pytest.mark.parametrize("faults", [(), ("retention",), ("judge",), ("recreate",), ("expiry",), ("judge", "recreate")])
 def test_every_record_lands_exactly_once(faults: tuple[str, ...]) -> None:
     for seed in range(40):
@@ -55,6 +66,11 @@ def test_every_record_lands_exactly_once(faults: tuple[str, ...]) -> None:
 def test_every_record_lands_exactly_once_when_loaders_are_replaced_in_haste() -> None:
     for seed in range(40):
         assert verdict(HastyDeploys(seed)) == [], f"seed {seed}"
+
+
+def test_every_record_lands_exactly_once_when_loaders_sleep_for_long() -> None:
+    for seed in range(40):
+        assert verdict(LongSleeps(seed)) == [], f"seed {seed}"
 
 
 # -- one rule left out, each
@@ -300,8 +316,8 @@ MUTANTS: dict[str, Callable[[int], World]] = {
     "no deadline": world(NoDeadline),
     "no window on the table": world(table_window=0),
     "no window on the view's target": world(view_window=0),
-    "window not watched": world(policy={"window": Window()}),
-    "table not read at the window's end": world(TokenTrusted),
+    "window not watched": world(of=LongSleeps, policy={"window": Window()}),
+    "table not read at the window's end": world(TokenTrusted, of=LongSleeps),
     "another judge not noticed": world(
         TokenTrusted, faults=frozenset({"judge"}), table_window=10**6, view_window=10**6
     ),
