@@ -23,14 +23,17 @@ SIGMA = 1.4826
 """Median absolute residual → standard deviation of normal noise."""
 LEAST_RESIDUALS = 24
 LEAST_SLOTS = 3
+MOST_RESTLESS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """In roots. `centres` and `levels` (None: not known) are those of both baselines, for learning."""
+    """In roots. `bases` and `levels` are those of both baselines (nan: not known), for learning."""
 
     centre: float
     spread: float
+    restless: float
+    """How much more than usual this time of day strays: 1 to 3. `spread` allows for it already."""
     bases: tuple[float, float]
     levels: tuple[float, float]
     clipped: tuple[float, float]
@@ -50,6 +53,7 @@ class Baseline:
         self._recent: list[tuple[int, float, float]] = []
         self._lags = self._slot_lags()
         self._like = self._comparable_lags()
+        self._around = self._around_lags(tuning.spread_days)
         self._week = np.arange(1, 7 * per_day + 1)
         self._spreads = [math.nan, math.nan]
         self._losses = [math.inf, math.inf]
@@ -66,8 +70,9 @@ class Baseline:
         if not known:
             return None
         best = min(known, key=lambda which: self._losses[which])
-        spread = max(self._spreads[best], self._granted(), least_spread, 1e-9)
-        return Expected(max(0.0, bases[best] + clipped[best]), spread, (bases[0], bases[1]), levels, clipped)
+        restless = self._restless(bucket, best)
+        spread = max(self._spreads[best] * restless, self._granted(), least_spread, 1e-9)
+        return Expected(max(0.0, bases[best] + clipped[best]), spread, restless, (bases[0], bases[1]), levels, clipped)
 
     def comparable(self, bucket: int) -> Array:
         """Roots at this time of day, an hour to either side, sorted; the same weekday weighs four times."""
@@ -108,6 +113,13 @@ class Baseline:
         clipped = [0.0 if math.isnan(x) else max(-c, min(c, x)) for x, c in zip(found, self._clips, strict=True)]
         return (found[0], found[1]), (clipped[0], clipped[1])
 
+    def _restless(self, bucket: int, which: int) -> float:
+        errors = np.abs(self._residuals.at(bucket, self._around, which))
+        if len(errors) < LEAST_RESIDUALS // 2 or self._spreads[which] <= 0:
+            return 1.0
+        # The root of the ratio: so few errors are half believed.
+        return min(MOST_RESTLESS, max(1.0, math.sqrt(SIGMA * float(np.median(errors)) / self._spreads[which])))
+
     def _granted(self) -> float:
         return 0.0 if math.isnan(self.typical) else self._tuning.least_spread * self.typical
 
@@ -134,6 +146,11 @@ class Baseline:
         around = [lag + shift for lag in (*days, *weeks) for shift in (-beside, 0, beside)]
         # The same weekday counts twice.
         return np.array([*days, *weeks, *weeks]), np.array(around)
+
+    def _around_lags(self, days: int) -> NDArray[np.int64]:
+        """This time of day, up to two hours to either side, on each of the days; nothing where a bucket is a day."""
+        shifts = [hours * self._hour for hours in range(-2, 3)] if self.per_day >= 24 else []
+        return np.array([day * self.per_day + shift for day in range(1, days) for shift in shifts], dtype=np.int64)
 
     def _comparable_lags(self) -> NDArray[np.int64]:
         day, week = self.per_day, 7 * self.per_day

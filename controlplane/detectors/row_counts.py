@@ -57,7 +57,9 @@ class RowCounts:
         self._last_at = -math.inf
         self._counts = True
 
-    def observe(self, at: float, observed: float | None, *, settled: float = 1.0, excluded: Iterable[Interval] = ()) -> Judged:
+    def observe(
+        self, at: float, observed: float | None, *, settled: float = 1.0, excluded: Iterable[Interval] = ()
+    ) -> Judged:
         """Judge the bucket that starts at `at`, then learn it.
 
         Not learned: what is unfinished, excluded, unmeasured or no count; and holidays, which are judged all the same.
@@ -74,7 +76,9 @@ class RowCounts:
             self._learn(bucket, observed, outlook, alarmed=isinstance(judged, Judgement) and judged.anomalous)
         return judged
 
-    def judge(self, at: float, observed: float | None, *, settled: float = 1.0, excluded: Iterable[Interval] = ()) -> Judged:
+    def judge(
+        self, at: float, observed: float | None, *, settled: float = 1.0, excluded: Iterable[Interval] = ()
+    ) -> Judged:
         """The same judgement; nothing is learned."""
         if (reason := self._unfit(at, observed, settled, excluded)) or observed is None:
             return NotJudged(reason or "not measured")
@@ -111,7 +115,7 @@ class RowCounts:
             sundays = self._baseline.sundays(bucket, self._wallclock.days_since_sunday(at))
             comparable = np.sort(np.concatenate((comparable, sundays)))
             centres += [float(np.median(sundays))] if len(sundays) else []
-        reach_low, reach_high = (self._reach(side, bucket, expected.spread) for side in (self._too_few, self._too_many))
+        reach_low, reach_high = (self._reach(side, bucket, expected) for side in (self._too_few, self._too_many))
         low, high = max(0.0, min(centres) - reach_low), max(centres) + reach_high
         if len(comparable):
             # What half of all comparable buckets showed is usual, however the centre moved.
@@ -119,10 +123,11 @@ class RowCounts:
             high = max(high, float(comparable[-1 - (len(comparable) - 1) // 4]))
         return _Outlook(expected, *self._in_rows(low, high, centres, expected.spread), comparable)
 
-    def _reach(self, side: Surprises, bucket: int, spread: float) -> float:
+    def _reach(self, side: Surprises, bucket: int, expected: Expected) -> float:
         weeks = min(self._tuning.surprise_days / 7, (bucket - (self._first or 0)) / (7 * self.per_day))
         times = max(1, int(self._tuning.surprises_per_week * weeks))
-        return max(self._tuning.spreads * spread, self._tuning.beyond_usual * side.usual(bucket, times))
+        usual = side.usual(bucket, times) * expected.restless
+        return max(self._tuning.spreads * expected.spread, self._tuning.beyond_usual * usual)
 
     def _in_rows(self, low: float, high: float, centres: list[float], spread: float) -> tuple[float, float]:
         low, high = low**2, high**2
@@ -169,5 +174,6 @@ class RowCounts:
         if expected:
             residual = root - expected.centre
             if abs(residual) > REMARKABLE * expected.spread:
-                (self._too_many if residual > 0 else self._too_few).add(bucket, abs(residual))
+                side = self._too_many if residual > 0 else self._too_few
+                side.add(bucket, abs(residual) / expected.restless)
         self._baseline.learn(bucket, root, expected, alarmed=alarmed)

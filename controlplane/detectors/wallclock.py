@@ -47,5 +47,7 @@ class WallClock:
 def buckets_per_day(step: int) -> int:
     """Raises UsageError when a day is not a whole number of buckets."""
     if step <= 0 or DAY % step:
-        raise UsageError(f"buckets of {step} s do not fill a day", fix="choose a bucket that divides 24 hours, such as 1h")
+        raise UsageError(
+            f"buckets of {step} s do not fill a day", fix="choose a bucket that divides 24 hours, such as 1h"
+        )
     return DAY // step
