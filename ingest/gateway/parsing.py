@@ -22,7 +22,11 @@ def parse(raw: bytes) -> dict[str, Any] | Rejection:
     except RecursionError:
         return _too_deep()
     except msgspec.ValidationError:
-        return Rejection(_infinite_field(raw), "out_of_range", "a number is too large for a 64-bit float")
+        try:
+            field = _infinite_field(raw)
+        except RecursionError:
+            return _too_deep()
+        return Rejection(field, "out_of_range", "a number is too large for a 64-bit float")
     except UnicodeDecodeError:
         return Rejection("", "invalid_json", "the event is not valid UTF-8; encode the request in UTF-8")
     except msgspec.DecodeError as error:
@@ -105,7 +109,7 @@ def _infinite_field(raw: bytes) -> str:
     """The top-level key whose value holds a number that is no finite float."""
     try:
         event = json.loads(raw.decode(), parse_int=_zero)
-    except (ValueError, RecursionError):
+    except ValueError:
         return ""
     if not isinstance(event, dict):
         return ""

@@ -171,17 +171,20 @@ def _json(value: Any, raw: bytes) -> Verdict:
 
 def has_shared_path(value: dict[str, Any]) -> bool:
     """Whether ClickHouse, which reads dots in keys as nesting, would find two values under one path."""
-    seen: set[str] = set()
-    stack: list[tuple[str, dict[str, Any]]] = [("", value)]
+    # A tree of the parts between the dots: whole paths as text would take the product of a long key and many short ones.
+    root: dict[str | None, Any] = {}
+    stack = [(root, value)]
     while stack:
-        prefix, item = stack.pop()
+        node, item = stack.pop()
         for key, inner in item.items():
-            path = prefix + key
-            if isinstance(inner, dict) and inner:
-                stack.append((path + ".", inner))
-            if path in seen:
+            end = node
+            for part in key.split("."):
+                end = end.setdefault(part, {})
+            if None in end:
                 return True
-            seen.add(path)
+            end[None] = True
+            if isinstance(inner, dict):
+                stack.append((end, inner))
     return False
 
 

@@ -7,8 +7,9 @@ import re
 import msgspec
 
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-# A string, or a character that opens, closes or separates. Inside a string nothing counts.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+# A string, or a character that opens, closes or separates. Inside a string nothing counts. One that does not end is a
+# token, too: else each quote in it would begin another search for the end, and the time would grow with the square.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 _WHITESPACE = b" \t\n\r"
 
 
