@@ -35,11 +35,21 @@ class Envelope(NamedTuple):
     traceparent: str
 
     def encode(self) -> bytes:
+        """Raises ValueError for what `decode_envelope` would not read as the same."""
+        if not EVENT_ID.fullmatch(self.event_id):
+            raise ValueError("no valid event id for tw")
         return self.event_id.encode() + envelope_suffix(*self[1:])
 
 
 def envelope_suffix(received_at_us: int, schema_version: int, project: str, traceparent: str) -> bytes:
-    """All of a `tw` header but the event id: the same for each event of a request, so made once."""
+    """All of a `tw` header but the event id: the same for each event of a request, so made once.
+
+    Raises ValueError for parts that hold the separator. Whoever puts an event id before it sees to that id.
+    """
+    if project and not PROJECT.fullmatch(project):
+        raise ValueError("no valid project for tw")
+    if ";" in traceparent:
+        raise ValueError("no valid traceparent for tw")
     return f";{received_at_us};{schema_version};{project};{traceparent}".encode()
 
 
@@ -75,6 +85,8 @@ class Letter:
     FAILED_AT = "dlq.failed-at"
     ATTEMPT = "dlq.attempt"
     LOADER_VERSION = "dlq.loader-version"
+    TRUNCATED = "dlq.truncated"
+    """Only on a letter that holds the beginning of a value too large for it: the original's length in bytes."""
 
 
 class Failure(NamedTuple):

@@ -173,7 +173,8 @@ class EventRoute:
             elif own not in {None, event_id}:
                 message = "event_id and Idempotency-Key differ; send one of them, or make them equal"
                 checked.rejections[0] = Rejection("event_id", "bad_event_id", message)
-            checked.ids = [event_id]
+            else:
+                checked.ids = [event_id]
         return checked
 
     async def _accept(self, checked: Checked, project: str, context: TraceContext) -> Answer:

@@ -34,7 +34,10 @@ class Stamp:
         self.traced: Headers = [(TRACEPARENT, text.encode())] if context.sampled else []
 
     def headers(self, event_ids: list[bytes]) -> list[Headers]:
+        """Raises ValueError for ids that would end before their end: what follows would be read as ours."""
         suffix = self.suffix
+        if b";" in b"".join(event_ids):
+            raise ValueError("an event id holds the separator of the envelope")
         if not self.traced:
             return [[(ENVELOPE, event_id + suffix)] for event_id in event_ids]
         return [[(ENVELOPE, event_id + suffix), *self.traced] for event_id in event_ids]

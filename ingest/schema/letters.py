@@ -90,7 +90,8 @@ def letters_insert_sql(database: str) -> str:
     selected = ",\n  ".join(values.values())
     return (
         f"INSERT INTO {ident(database)}.{ident(TABLE)} ({columns})\nSELECT\n  {selected}\n"  # noqa: S608  # names are quoted
-        f"FROM (SELECT *, splitByChar(';', tw) AS envelope FROM input({literal(', '.join(STRUCTURE))}))"
+        # A header that has not exactly five parts is none of ours: then no part of it is believed.
+        f"FROM (SELECT *, splitByChar(';', tw) AS parts, if(length(parts) = 5, parts, []) AS envelope FROM input({literal(', '.join(STRUCTURE))}))"
     )
 
 

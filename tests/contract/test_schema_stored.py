@@ -444,6 +444,15 @@ def test_a_letter_keeps_everything_and_is_never_poison(world: World) -> None:
     assert (bare["pipeline"], bare["received_at"], bare["v"]) == ("", None, b"{}".hex().upper())
 
 
+@pytest.mark.parametrize("tw", ["x;1700000000000000;9;victim;trace;" + envelope("e-9").decode(), "x;1;9;victim"])
+def test_no_part_of_an_envelope_with_other_than_five_parts_is_believed(world: World, tw: str) -> None:
+    world.create(make_spec("{name: s, type: string}"))
+    world.insert_letters(letters_body([(tw.encode(), b"", b"{}", {})]))
+    columns = "event_id, project, received_at, traceparent"
+    [letter] = world.client.dicts(f"SELECT {columns} FROM {world.database}.dead_letters")
+    assert letter == {"event_id": "", "project": "", "received_at": None, "traceparent": ""}
+
+
 def test_letters_are_deduplicated_and_refused_when_late(world: World) -> None:
     world.create(make_spec("{name: s, type: string}"))
     some = letters_body([(b"", b"", b"{}", {})] * 3)
