@@ -21,7 +21,7 @@ from ingest.gateway.limits import TooLarge
 from ingest.gateway.problems import MEDIA_TYPE, ProblemError, Rejection, unavailable
 from ingest.gateway.sending import Stamp, event_ids, send_all, send_some
 from ingest.gateway.services import Services
-from ingest.gateway.validation import BAD_EVENT_ID, Checked, Validator, is_array, is_event_id
+from ingest.gateway.validation import BAD_EVENT_ID, Checked, Validator, is_array, is_event_id, split
 from tidewatch.contracts import ApiKey, Limit
 from tidewatch.errors import KafkaUnavailable
 from tidewatch.kafka.client import translate
@@ -142,25 +142,31 @@ class EventRoute:
             raise refusals.too_many(wait, limits)
 
     def _read(self, body: bytes, headers: Headers, project: str) -> Checked:
-        many = is_array(body)
-        if many and self.takes == "one":
-            raise refusals.array_refused(self.spec)
-        if not many and (self.takes != "many" or not body.strip()):
+        if not is_array(body) and (self.takes != "many" or not body.strip()):
             return self._single(body, headers)
         try:
-            checked = self._validator.batch(body)
+            values = split(body)
         except ValueError as error:
             self._services.accounting.refused(
                 self.spec.name, project, Rejection("", "invalid_json", str(error)), known=True
             )
             raise refusals.malformed(str(error)) from None
-        if not checked.values:
-            raise refusals.malformed("the batch is empty")
-        if len(checked.values) > self._services.max_batch_events:
-            raise refusals.too_many_events(len(checked.values), self._services.max_batch_events)
-        if _IDEMPOTENCY in headers:
-            raise refusals.key_for_a_batch()
-        return checked
+        # Before they are judged one by one, which costs far more than counting them.
+        if refusal := self._refused_whole(len(values), headers):
+            if values:
+                reason = refusal.kind.replace("-", "_")
+                self._services.accounting.turned_away(self.spec.name, project, reason, len(values))
+            raise refusal
+        return self._validator.batch(body, values)
+
+    def _refused_whole(self, events: int, headers: Headers) -> ProblemError | None:
+        if self.takes == "one":
+            return refusals.array_refused(self.spec)
+        if not events:
+            return refusals.malformed("the batch is empty")
+        if events > self._services.max_batch_events:
+            return refusals.too_many_events(events, self._services.max_batch_events)
+        return refusals.key_for_a_batch() if _IDEMPOTENCY in headers else None
 
     def _single(self, body: bytes, headers: Headers) -> Checked:
         checked = self._validator.single(body)

@@ -63,9 +63,13 @@ class Validator:
         checked.single = True
         return checked
 
-    def batch(self, body: bytes) -> Checked:
-        """Of a body that is an array of events. Raises ValueError when it is none, or does not end."""
-        values = split(body)
+    def batch(self, body: bytes, values: list[bytes] | None = None) -> Checked:
+        """Of a body that is an array. Raises ValueError when it is none, or does not end.
+
+        `values` are what `split` made of it, where that was done already.
+        """
+        if values is None:
+            values = split(body)
         events = self._beyond_doubt(body, values)
         return self._valid(values, events) if events is not None else self._in_parts(values)
 
@@ -213,4 +217,4 @@ def _key_bytes(value: Any) -> bytes | None:
     return value.encode() if isinstance(value, str) else msgspec.json.encode(value)
 
 
-__all__ = ["BAD_EVENT_ID", "MAX_EVENT_BYTES", "Checked", "Validator", "is_array", "is_event_id"]
+__all__ = ["BAD_EVENT_ID", "MAX_EVENT_BYTES", "Checked", "Validator", "is_array", "is_event_id", "split"]
