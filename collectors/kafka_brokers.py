@@ -43,7 +43,7 @@ class KafkaBrokers:
         for broker in sorted(cluster.known):
             yield Sample(m.BROKER_UP, (str(broker),), int(broker in cluster.brokers), now)
         yield from self._configs(cluster)
-        yield from self._quorum()
+        yield from self._quorum(cluster)
         self._blocks = {key: block for key, block in self._blocks.items() if key[1] in cluster.topics}
         for topic in cluster.topics.values():
             yield from self._topic(topic)
@@ -82,11 +82,14 @@ class KafkaBrokers:
             kept = self._blocks[metric, topic.name] = Block(metric, rows)
         yield Bulk(kept, [value(p) for p in topic.partitions], self._clock.now())
 
-    def _quorum(self) -> Iterator[Reading]:
+    def _quorum(self, cluster: Cluster) -> Iterator[Reading]:
         now = self._clock.now()
         topic = DescribeQuorumRequest.TopicData
         wanted = [topic(topic_name="__cluster_metadata", partitions=[topic.PartitionData(partition_index=0)])]
-        answer = self._wire.ask([Ask(None, DescribeQuorumRequest(topics=wanted))])[0]
+        answer = self._wire.ask_any(DescribeQuorumRequest(topics=wanted))
+        if isinstance(answer, Failure) and answer.unsupported and cluster.controller != NOBODY:
+            yield Sample(m.CONTROLLER, (str(cluster.controller),), 1, now)
+            return
         if isinstance(answer, Failure) or answer.error_code:
             why = answer.why if isinstance(answer, Failure) else reason(answer.error_code)
             yield Unmeasured("the controller", f"the quorum is not described: {why}", now)

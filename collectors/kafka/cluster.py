@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kafka.protocol.metadata import MetadataRequest
 
-from collectors.kafka.wire import Ask, Wire, required
+from collectors.kafka.wire import Wire, required
 from tidewatch.kafka.admin import topic_id_text
 
 NOBODY = -1
@@ -38,6 +38,8 @@ class Cluster:
     topics: dict[str, TopicState]
     refused: dict[str, int] = field(default_factory=dict)
     """Topics that the cluster would not describe → error code."""
+    controller: int = NOBODY
+    """Meaningful for a cluster with ZooKeeper; in others any broker passes requests on to it."""
     at: float = 0.0
     """The monotonic clock when this was read."""
 
@@ -55,11 +57,12 @@ class Cluster:
 def read_cluster(wire: Wire, monotonic: float) -> Cluster:
     """Raises KafkaUnavailable or KafkaError when no broker can tell."""
     request = MetadataRequest(topics=None, allow_auto_topic_creation=False, max_version=12)
-    response = required(wire.ask([Ask(None, request)])[0], "reading the metadata")
+    response = required(wire.ask_any(request), "reading the metadata")
     return Cluster(
         brokers={broker.node_id: f"{broker.host}:{broker.port}" for broker in response.brokers},
         topics={topic.name: _topic(topic) for topic in response.topics if topic.error_code == 0},
         refused={topic.name: topic.error_code for topic in response.topics if topic.error_code},
+        controller=response.controller_id,
         at=monotonic,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kafka.protocol.admin import DescribeConfigsRequest
 
-from collectors.kafka.wire import Ask, Failure, Wire, reason
+from collectors.kafka.wire import Failure, Wire, reason
 
 _TOPIC = 2
 _KEYS = ["retention.ms", "cleanup.policy", "min.insync.replicas"]
@@ -27,7 +27,8 @@ def read_configs(wire: Wire, topics: Iterable[str]) -> tuple[dict[str, TopicConf
     chunks = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
     configs: dict[str, TopicConfig] = {}
     failed: dict[str, str] = {}
-    for chunk, answer in zip(chunks, wire.ask([Ask(None, _request(chunk)) for chunk in chunks]), strict=True):
+    for chunk in chunks:
+        answer = wire.ask_any(_request(chunk))
         if isinstance(answer, Failure):
             failed.update(dict.fromkeys(chunk, f"the broker asked {answer.why}"))
             continue

@@ -7,7 +7,7 @@ zero. What one broker, group or partition does not tell is left UNKNOWN with a r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from kafka.protocol.consumer import ListOffsetsRequest, OffsetFetchRequest, Offs
 from numpy.typing import NDArray
 
 from collectors.kafka.cluster import NOBODY, Cluster
-from collectors.kafka.wire import Ask, Failure, Wire, reason
+from collectors.kafka.wire import SILENT, Ask, Failure, Wire, reason
 
 Offsets = NDArray[np.int64]
 NEVER = -1
@@ -44,6 +44,8 @@ class Groups:
     listed: dict[str, Listed] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)
     """Brokers that did not tell their groups, and why."""
+    hung: set[int] = field(default_factory=set)
+    """Those among them that told nothing at all."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ def list_groups(wire: Wire, brokers: Iterable[int]) -> Groups:
     for node, answer in zip(nodes, wire.ask([Ask(node, ListGroupsRequest()) for node in nodes]), strict=True):
         if isinstance(answer, Failure):
             found.silent[node] = answer.why
+            found.hung |= {node} if answer.silent else set()
         elif answer.error_code:
             found.silent[node] = reason(answer.error_code)
         else:
@@ -121,44 +124,52 @@ def _committed(
         yield topic.name, offsets
 
 
-def fetch_ends(
-    wire: Wire, cluster: Cluster, spec: int = OffsetSpec.LATEST, topics: Iterable[str] | None = None
-) -> Ends:
-    """The offset that `spec` names (the end, unless told otherwise) of every partition, one request for each leader."""
-    names = list(cluster.topics) if topics is None else [name for name in topics if name in cluster.topics]
-    ends = Ends({name: np.full(len(cluster.topics[name].partitions), UNKNOWN, np.int64) for name in names})
-    requests = _requests(cluster, names)
+def fetch_ends(wire: Wire, cluster: Cluster, spec: int = OffsetSpec.LATEST, hung: Container[int] = frozenset()) -> Ends:
+    """The offset that `spec` names (the end, unless told otherwise) of every partition, one request for each leader.
+
+    Brokers in `hung` did not answer just now, and are not waited for a second time.
+    """
+    ends = Ends({t.name: np.full(len(t.partitions), UNKNOWN, np.int64) for t in cluster.topics.values()})
     missing: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for (node, by_topic), answer in zip(
-        requests, wire.ask([_list_offsets(*each, spec) for each in requests]), strict=True
-    ):
+    for topic, number, state in cluster.each():
+        if state.leader == NOBODY:
+            missing[topic.name]["no leader"].append(number)
+    requests = _requests(cluster)
+    asked = [node for node in requests if node not in hung]
+    answers = dict(zip(asked, wire.ask([_list_offsets(node, requests[node], spec) for node in asked]), strict=True))
+    for node, by_topic in requests.items():
+        answer = answers.get(node, Failure(SILENT, silent=True))
         if isinstance(answer, Failure):
             ends.stale = True
             for name, numbers in by_topic.items():
                 missing[name][f"their leader, broker {node}, {answer.why}"] += numbers
             continue
         for topic in answer.topics:
-            found = ends.offsets[topic.name]
-            good = [p for p in topic.partitions if not p.error_code]
-            found[[p.partition_index for p in good]] = [p.offset for p in good]
-            for p in topic.partitions:
-                if p.error_code:
-                    ends.stale = True
-                    missing[topic.name][reason(p.error_code)].append(p.partition_index)
-    for name in names:
-        if leaderless := [n for n, state in enumerate(cluster.topics[name].partitions) if state.leader == NOBODY]:
-            missing[name]["no leader"] += leaderless
-    ends.failed = {n: "; ".join(f"{_some(ps)}: {why}" for why, ps in whys.items()) for n, whys in missing.items()}
+            _take(ends, topic, missing[topic.name])
+    ends.failed = {
+        name: "; ".join(f"{_some(numbers)}: {why}" for why, numbers in whys.items())
+        for name, whys in missing.items()
+        if whys
+    }
     return ends
 
 
-def _requests(cluster: Cluster, names: Iterable[str]) -> list[tuple[int, dict[str, list[int]]]]:
+def _take(ends: Ends, topic: Any, missing: dict[str, list[int]]) -> None:
+    good = [p for p in topic.partitions if not p.error_code]
+    ends.offsets[topic.name][[p.partition_index for p in good]] = [p.offset for p in good]
+    for p in topic.partitions:
+        if p.error_code:
+            ends.stale = True
+            missing[reason(p.error_code)].append(p.partition_index)
+
+
+def _requests(cluster: Cluster) -> dict[int, dict[str, list[int]]]:
+    """Leader → topic → partitions."""
     by_leader: dict[int, dict[str, list[int]]] = defaultdict(dict)
-    for name in names:
-        for number, state in enumerate(cluster.topics[name].partitions):
-            if state.leader != NOBODY:
-                by_leader[state.leader].setdefault(name, []).append(number)
-    return list(by_leader.items())
+    for topic, number, state in cluster.each():
+        if state.leader != NOBODY:
+            by_leader[state.leader].setdefault(topic.name, []).append(number)
+    return by_leader
 
 
 def _list_offsets(node: int, by_topic: Mapping[str, list[int]], spec: int) -> Ask:

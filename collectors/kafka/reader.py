@@ -51,24 +51,17 @@ class LagReader:
     def read(self) -> Lags:
         """Raises KafkaUnavailable or KafkaError when no broker tells what there is."""
         before = self._state.lags
-        topics_before = self._state.cluster.topics if self._state.cluster is not None else {}
         cluster = self._cluster()
         groups = list_groups(self._wire, cluster.brokers)
         known = {name: group for name, group in groups.listed.items() if not self._ignored.fullmatch(name)}
         asked = [group for group in known.values() if group.kind not in _WITHOUT_COMMITS]
         commits = fetch_commits(self._wire, asked, {t.name: len(t.partitions) for t in cluster.topics.values()})
-        ends = fetch_ends(self._wire, cluster)
+        ends = fetch_ends(self._wire, cluster, hung=groups.hung)
         self._stale = ends.stale or any(t not in cluster.topics for topics in commits.offsets.values() for t in topics)
 
         out_of_sight = _out_of_sight(before.listed if before else {}, known, groups, cluster)
         lags = self._remember({**out_of_sight, **known}, commits, ends, cluster, {*commits.failed, *out_of_sight})
-        gone = {
-            f"topic {name}": "was deleted" for name in topics_before if name not in cluster.topics | cluster.refused
-        }
-        for name in before.listed if before else ():
-            if name not in lags.listed and before is not None and name in before.commits:
-                gone[f"group {name}"] = "was deleted, or its offsets expired"
-        self._unmeasured(lags, gone, _blind_spots(groups, commits, ends, cluster, out_of_sight))
+        self._unmeasured(lags, _gone(before, lags, cluster), _blind_spots(groups, commits, ends, cluster, out_of_sight))
         return lags
 
     def _cluster(self) -> Cluster:
@@ -111,6 +104,17 @@ class LagReader:
         self._gone = {s: (why, end) for s, (why, end) in self._gone.items() if end > lags.at and s not in present}
         self.unmeasured = [Unmeasured(source, why, lags.at) for source, why in spots]
         self.unmeasured += [Unmeasured(source, why, lags.at) for source, (why, _) in self._gone.items()]
+
+
+def _gone(before: Lags | None, lags: Lags, cluster: Cluster) -> dict[str, str]:
+    """What the reading before had and this one has not, though everybody who would know was asked."""
+    if before is None:
+        return {}
+    topics = [name for name in before.ends if name not in cluster.topics and name not in cluster.refused]
+    groups = [name for name in before.commits if name not in lags.listed]
+    return {f"topic {name}": "was deleted" for name in topics} | {
+        f"group {name}": "was deleted, or its offsets expired" for name in groups
+    }
 
 
 def _out_of_sight(

@@ -21,6 +21,7 @@ SILENT = "does not answer"
 # A connection takes this many requests at once; kafka-python refuses more.
 PIPELINE = 64
 _FRUITLESS_ROUNDS = 2
+_BROKERS_TRIED = 2
 
 
 class Ask(NamedTuple):
@@ -34,7 +35,9 @@ class Failure(NamedTuple):
     """`why` reads the same however often it is tried again."""
 
     why: str
-    silent: bool
+    silent: bool = False
+    unsupported: bool = False
+    """The broker is too old for the request."""
 
 
 class Wire:
@@ -57,6 +60,15 @@ class Wire:
             answers: list[Any] = client._manager.run(self._all, client._manager, asks)  # noqa: SLF001 — see above
             self._notice(answers)
             return answers
+
+    def ask_any(self, request: Any) -> Any:
+        """The answer of any broker; one that hangs is given up for another."""
+        answer: Any = None
+        for _ in range(_BROKERS_TRIED):
+            answer = self.ask([Ask(None, request)])[0]
+            if not isinstance(answer, Failure) or not answer.silent:
+                break
+        return answer
 
     def close(self) -> None:
         with self._lock:
@@ -123,7 +135,8 @@ _AWAY = (
 def failure(error: Exception) -> Failure:
     if isinstance(error, _AWAY):
         return Failure(SILENT, silent=True)
-    return Failure(str(error) or type(error).__name__, silent=False)
+    unsupported = isinstance(error, foreign.IncompatibleBrokerVersion | foreign.UnsupportedVersionError)
+    return Failure(str(error) or type(error).__name__, unsupported=unsupported)
 
 
 def reason(code: int) -> str:

@@ -297,21 +297,20 @@ def test_what_needs_a_first_reading_says_that_there_is_none(seen: Observed) -> N
             seen.collect(collector)
 
 
-class Tampered:
-    """A wire whose requests and answers a test sees on their way."""
+def _tampered(seen: Observed, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
+    """Let a test see the lag collector's requests and answers on their way."""
+    wire = seen.lag._reader._wire
+    really = wire.ask
 
-    def __init__(self, seen: Observed, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
-        self._wire = seen.lag._reader._wire
-        self._before, self._after = before, after
-        seen.lag._reader._wire = self  # type: ignore[assignment]
-
-    def ask(self, asks: Sequence[Ask]) -> list[Any]:
-        for ask in asks:
-            self._before(ask.request)
-        answers = self._wire.ask(asks)
+    def ask(asks: Sequence[Ask]) -> list[Any]:
+        for each in asks:
+            before(each.request)
+        answers = really(asks)
         for answer in answers:
-            self._after(answer)
+            after(answer)
         return answers
+
+    wire.ask = ask  # type: ignore[method-assign]
 
 
 def test_a_commit_between_the_reads_overstates_a_lag_and_never_turns_it_round(seen: Observed, fresh: str) -> None:
@@ -324,7 +323,7 @@ def test_a_commit_between_the_reads_overstates_a_lag_and_never_turns_it_round(se
             seen.produce(topic, 0)
             seen.commit(group, topic, p0=1)
 
-    Tampered(seen, in_between, lambda _: None)
+    _tampered(seen, in_between, lambda _: None)
     found = seen.collect(seen.lag)
     assert found.value(m.LAG, group, topic) == 1
     assert f"group {group} on topic {topic}" not in found.unmeasured
@@ -343,7 +342,7 @@ def test_a_group_that_may_not_be_read_leaves_the_others(seen: Observed, fresh: s
             if group.group_id == groups[2]:
                 group.topics[0].partitions[1].error_code = 29
 
-    Tampered(seen, lambda _: None, forbid)
+    _tampered(seen, lambda _: None, forbid)
     found = seen.collect(seen.lag)
     assert found.unmeasured[f"group {groups[0]}"] == "group authorization failed (Kafka error 30)"
     refused = found.unmeasured[f"group {groups[2]} on topic {topic}"]

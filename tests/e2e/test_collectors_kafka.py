@@ -99,6 +99,7 @@ def test_a_broker_that_hangs_does_not_hold_up_what_the_others_tell(
         assert found.unmeasured[f"topic {topics[2]}"].endswith("does not answer")
         assert f"topic {topics[0]}" not in found.unmeasured
         assert f'current_offset{{topic="{topics[0]}"' in found.rendered.decode()
+        assert seen.collect(seen.brokers).value(m.KE_PARTITIONS, topics[0]) == 1, "another broker is asked"
     finally:
         three_brokers.resume(2)
     three_brokers.wait_in_sync()
