@@ -26,18 +26,12 @@ class BodyReader:
         length = headers.get(b"content-length")
         if length is not None and (len(length) > 18 or not length.isdigit() or int(length) > self._max):
             raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await self._rest(body, receive)
-        elif message["type"] == "http.disconnect":
-            raise _gone()
-        if len(body) > self._max:
-            raise self._too_large()
+        body = await self._whole(receive)
         return self._inflate(body) if gzipped else body
 
-    async def _rest(self, first: bytes, receive: Receive) -> bytes:
-        parts, size = [first], len(first)
+    async def _whole(self, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self._timeout):
                 while True:
@@ -50,7 +44,7 @@ class BodyReader:
                         raise self._too_large()
                     parts.append(part)
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        return part if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
             raise ProblemError(
                 408,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import tracemalloc
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.gateway import rules, slices
+from ingest.gateway.body import BodyReader
 from ingest.gateway.parsing import parse
-from ingest.gateway.problems import Rejection
+from ingest.gateway.problems import ProblemError, Rejection
 from ingest.gateway.sending import Stamp
 from ingest.gateway.slices import split
 from tidewatch.record import EVENT_ID, Envelope
@@ -117,3 +119,16 @@ def test_an_empty_batch_is_no_event() -> None:
         assert world.post(CLICKS, b"[]").status == 400
         world.run(world.app.services.accounting.flush())
         assert not world.kafka.of("tidewatch.accounting.v1")
+
+
+def test_a_body_of_which_nothing_comes_is_given_up() -> None:
+    async def read() -> None:
+        async with asyncio.timeout(30):
+            await BodyReader(1000, 0.01).read({b"content-type": b"application/json"}, never)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(ProblemError) as problem:
+        asyncio.run(read())
+    assert problem.value.status == 408
