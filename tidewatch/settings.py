@@ -67,6 +67,12 @@ class Gateway(Section):
     """An event that Kafka did not acknowledge by then is answered 503."""
     body_timeout_seconds: float = Field(20, gt=0)
     """A client that takes longer to send its body is answered 408."""
+    head_timeout_seconds: float = Field(10, gt=0)
+    """A client that takes longer to send a request's head, once it has begun, is answered 408."""
+    idle_timeout_seconds: int = Field(75, ge=1)
+    """A connection without a request is closed after so long."""
+    max_connections: int = Field(2000, ge=1)
+    """At once; those beyond are answered 503."""
     drain_seconds: int = Field(20, ge=1)
     """How long requests in flight may take after SIGTERM."""
     address_limits: str = ""

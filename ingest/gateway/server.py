@@ -7,12 +7,13 @@ import contextlib
 import gc
 import signal
 from collections.abc import Generator
+from functools import partial
 
 import uvicorn
 import uvloop
 
 from ingest.gateway.app import Gateway, build_app, reload_keys
-from ingest.gateway.protocol import LimitedHttp
+from ingest.gateway.protocol import HttpLimits, LimitedHttp
 from ingest.outbox.store import SqlOutbox
 from tidewatch.errors import KafkaError, SettingsError
 from tidewatch.kafka.admin import KafkaAdmin, NewTopic
@@ -62,18 +63,25 @@ async def _run(settings: Settings, specs: Specs) -> None:
 
 
 def _config(app: Gateway, settings: Settings) -> uvicorn.Config:
+    gateway = settings.gateway
+    limits = HttpLimits(
+        gateway.max_connections,
+        gateway.head_timeout_seconds,
+        gateway.body_timeout_seconds,
+        gateway.idle_timeout_seconds,
+    )
     return uvicorn.Config(
         app,
         host=settings.gateway.host,
         port=settings.gateway.port,
-        http=LimitedHttp,
+        http=partial(LimitedHttp, limits=limits),  # type: ignore[arg-type]  # it takes whatever makes protocols
         ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=gateway.idle_timeout_seconds,
         timeout_graceful_shutdown=settings.gateway.drain_seconds,
     )
 
