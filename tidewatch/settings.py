@@ -73,6 +73,8 @@ class Gateway(Section):
     """A connection without a request is closed after so long."""
     max_connections: int = Field(2000, ge=1)
     """At once; those beyond are answered 503."""
+    max_sampled_per_second: int = Field(50, ge=1)
+    """Requests whose caller wants its trace kept; the traces of those beyond go on unsampled."""
     drain_seconds: int = Field(20, ge=1)
     """How long requests in flight may take after SIGTERM."""
     address_limits: str = ""

@@ -20,7 +20,7 @@ from ingest.gateway.body import BodyReader
 from ingest.gateway.events import EventRoute, Receive, Scope, Send
 from ingest.gateway.ids import EventIds
 from ingest.gateway.keys import FileApiKeys
-from ingest.gateway.limits import Limiter
+from ingest.gateway.limits import Limiter, Rate
 from ingest.gateway.openapi import add_event_routes
 from ingest.gateway.outbox_route import OutboxRoute
 from ingest.gateway.pages import add_pages
@@ -41,6 +41,7 @@ from tidewatch.telemetry.traces import Tracing
 
 log = get_logger(__name__)
 _START_SECONDS = 10.0
+_TRACE_HEADERS = frozenset((b"traceparent", b"tracestate"))
 _DESCRIPTION = "Takes events, and answers once they are safe. docs/http-api.md says more."
 
 
@@ -67,7 +68,9 @@ class Gateway(FastAPI):
         if route is not None and scope["method"] != "OPTIONS":
             await route(scope, receive, send)
             return
-        await self._counted(scope, receive, send)
+        # Here anybody may ask, so a caller's wish to be traced is none of ours; our own ratio decides.
+        headers = [pair for pair in scope["headers"] if pair[0] not in _TRACE_HEADERS]
+        await self._counted({**scope, "headers": headers}, receive, send)
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 500
@@ -118,6 +121,7 @@ def build_app(
         accounting=Accounting(specs.require("accounting"), producer, ids, registry, clock),
         ids=ids,
         tracing=tracing,
+        sampling=Rate(settings.gateway.max_sampled_per_second),
         body=BodyReader(settings.gateway.max_body_bytes, settings.gateway.body_timeout_seconds),
         requests=RequestCounts(registry),
         addresses=Addresses(settings.gateway.trusted_proxies),

@@ -27,7 +27,7 @@ from tidewatch.errors import KafkaUnavailable
 from tidewatch.kafka.client import translate
 from tidewatch.spec import Spec
 from tidewatch.telemetry.logs import get_logger
-from tidewatch.telemetry.traces import TraceContext
+from tidewatch.telemetry.traces import TraceContext, parse_traceparent
 
 log = get_logger(__name__)
 Scope = MutableMapping[str, Any]
@@ -56,12 +56,23 @@ class EventRoute:
         given = headers.get(b"traceparent")
         traceparent = given.decode("latin-1") if given else None
         context = self._services.tracing.start(traceparent)
+        if context.sampled and traceparent and not self._keeps(context, traceparent, headers):
+            context = context._replace(sampled=False)
         if context.sampled:
             span = self._services.tracing.span(f"POST {self.path}", context, traceparent)
             status = await self._traced(scope, receive, send, context, span)
         else:
             status = await self._respond(scope, receive, send, headers, context)
         self._services.requests.count(self.path, scope["method"], status, time.perf_counter() - started)
+
+    def _keeps(self, context: TraceContext, traceparent: str, headers: Headers) -> bool:
+        """Whether a sampled trace is ours to keep: spans are dear, so a caller's flag counts with a key, and up to a rate."""
+        parent = parse_traceparent(traceparent)
+        if parent is None or parent.trace_id != context.trace_id:
+            return True
+        shown = key_of(headers)
+        known = shown is not None and self._services.keys.find(shown) is not None
+        return known and self._services.sampling.allows(self._services.clock.monotonic())
 
     async def _traced(self, scope: Scope, receive: Receive, send: Send, context: TraceContext, span: Span) -> int:
         with trace.use_span(span, end_on_exit=True):

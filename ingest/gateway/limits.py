@@ -61,6 +61,19 @@ class Window:
         self._taken += count
 
 
+class Rate:
+    """So many a second, without anybody waiting."""
+
+    def __init__(self, count: int) -> None:
+        self._window = Window(Limit("requests", count, 1))
+
+    def allows(self, now: float) -> bool:
+        if self._window.wait(1, now) > 0:
+            return False
+        self._window.take(1, now)
+        return True
+
+
 class Limiter:
     """The windows of many holders (projects, addresses)."""
 

@@ -8,7 +8,7 @@ from ingest.gateway.accounting import Accounting
 from ingest.gateway.addresses import Addresses
 from ingest.gateway.body import BodyReader
 from ingest.gateway.ids import EventIds
-from ingest.gateway.limits import Limiter
+from ingest.gateway.limits import Limiter, Rate
 from ingest.gateway.producer import EventProducer
 from ingest.gateway.requests import RequestCounts
 from ingest.outbox.contract import OutboxStore
@@ -24,6 +24,8 @@ class Services:
     accounting: Accounting
     ids: EventIds
     tracing: Tracing
+    sampling: Rate
+    """Of traces that a caller wants kept."""
     body: BodyReader
     requests: RequestCounts
     addresses: Addresses

@@ -142,6 +142,25 @@ def test_the_caller_s_decision_to_sample_is_kept_and_the_context_always_goes_on(
     assert span.attributes["http.response.status_code"] == 202
 
 
+def test_a_caller_s_flag_alone_cannot_make_us_keep_traces_without_end() -> None:
+    exporter = InMemorySpanExporter()
+    given = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+    with World(sample_ratio=0.0, exporter=exporter, max_sampled_per_second=2) as world:
+        for _ in range(5):
+            assert world.post(CLICKS, CLICK, key="nobody", traceparent=given).status == 401
+        for _ in range(5):
+            world.post(CLICKS, CLICK, traceparent=given)
+        # Pages tell nothing worth a trace to whoever asks for one.
+        world.run(world.request("GET", "/healthz", b"", key=None, traceparent=given))
+        contexts = [record.envelope.traceparent for record in world.kafka.of("raw.clicks.v1")]
+        world.clock.advance(2)
+        world.post(CLICKS, CLICK, traceparent=given)
+        world.tracing.provider.force_flush()
+    assert [context[-2:] for context in contexts] == ["01", "01", "00", "00", "00"]
+    assert all(TRACE_ID in context for context in contexts)
+    assert [span.name for span in exporter.get_finished_spans()] == [f"POST {CLICKS}"] * 3
+
+
 def test_a_root_span_has_the_ids_that_went_to_kafka() -> None:
     exporter = InMemorySpanExporter()
     with World(sample_ratio=1.0, exporter=exporter) as world:
