@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
-from ingest.gateway.ids import EventIds
 from ingest.gateway.problems import Rejection
 from ingest.gateway.producer import EventProducer, Headers
 from tidewatch.clock import Clock
@@ -24,7 +24,7 @@ from tidewatch.telemetry.logs import get_logger
 from tidewatch.telemetry.metrics import Registry
 
 log = get_logger(__name__)
-# While Kafka is away the seconds wait here; beyond this many the oldest are added up into one.
+# While Kafka is away the seconds wait here; beyond this many the older half is added up by outcome.
 _MAX_WAITING = 100_000
 _BATCH = 1000
 OTHER = "(other)"
@@ -39,22 +39,31 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+class Part(NamedTuple):
+    """What one flush found of one outcome."""
+
+    second: str
+    flush: int
+    outcome: Outcome
+
+
 class Accounting:
     """Counts on the event loop; `flush` sends what was counted, once a second."""
 
-    def __init__(self, spec: Spec, producer: EventProducer, ids: EventIds, registry: Registry, clock: Clock) -> None:
+    def __init__(self, spec: Spec, producer: EventProducer, registry: Registry, clock: Clock) -> None:
         """`spec` is that of the accounting pipeline."""
         self.gateway = uuid.uuid4().hex
         self._spec = spec
         self._producer = producer
-        self._ids = ids
         self._clock = clock
         self._now: dict[Outcome, int] = {}
         """Of this second, for the records."""
         self._new: dict[Outcome, int] = {}
         """Since the last `publish`, for the metrics."""
         self._new_bytes: Counter[str] = Counter()
-        self._waiting: dict[tuple[str, Outcome], int] = {}
+        self._waiting: dict[Part, int] = {}
+        """A part is never added to once it may have been sent: under one event id there is one count."""
+        self._flushes = 0
         self._events = registry.counter(EVENTS)
         self._rejected = registry.counter(REJECTED)
         self._bytes = registry.counter(BYTES)
@@ -99,23 +108,23 @@ class Accounting:
         """Send what was counted since the last flush, and what waits from before; whether all is acknowledged."""
         self.publish()
         second = rfc3339(self._clock.now().replace(microsecond=0))
+        self._flushes += 1
         for outcome, count in self._now.items():
-            key = (second, outcome)
-            self._waiting[key] = self._waiting.get(key, 0) + count
+            self._waiting[Part(second, self._flushes, outcome)] = count
         self._now.clear()
         self._shrink()
         if not self._waiting:
             return True
         batch = dict(list(self._waiting.items())[:_BATCH])
-        values = [self._record(second, outcome, count) for (second, outcome), count in batch.items()]
+        values = [self._record(part, count) for part, count in batch.items()]
         try:
-            delivery = self._producer.send(self._spec.topic.name, values, None, self._headers(len(values)))
+            delivery = self._producer.send(self._spec.topic.name, values, None, self._headers(batch))
         except KafkaUnavailable:
             return False
         await delivery.done
-        for key, value in zip(batch, values, strict=True):
+        for part, value in zip(batch, values, strict=True):
             if value not in delivery.failed:
-                del self._waiting[key]
+                del self._waiting[part]
         if delivery.error is not None:
             log.warning("gateway.accounting_late", why=delivery.error.str(), records=len(self._waiting))
         return not self._waiting
@@ -126,18 +135,30 @@ class Accounting:
             if await self.flush() or not self._producer.up:
                 return
 
-    def _record(self, second: str, outcome: Outcome, count: int) -> bytes:
-        event: dict[str, object] = {"gateway": self.gateway, "second": second, **outcome._asdict(), "events": count}
+    def _record(self, part: Part, count: int) -> bytes:
+        event: dict[str, object] = {"gateway": self.gateway, "second": part.second, **part.outcome._asdict()}
+        event["events"] = count
         return msgspec.json.encode({name: value for name, value in event.items() if value != "" or name == "project"})
 
-    def _headers(self, count: int) -> list[Headers]:
+    def _headers(self, parts: Iterable[Part]) -> list[Headers]:
+        """A part that is sent again, because its acknowledgement was lost, has the same event id again."""
         received = int(self._clock.now().timestamp() * 1_000_000)
         suffix = envelope_suffix(received, self._spec.schema_.version, "", _NO_TRACE)
-        return [[(ENVELOPE, event_id + suffix)] for event_id in self._ids.batch(count)]
+        return [[(ENVELOPE, self._event_id(part) + suffix)] for part in parts]
+
+    def _event_id(self, part: Part) -> bytes:
+        name = msgspec.json.encode([part.second, part.flush, *part.outcome]).decode()
+        return str(uuid.uuid5(uuid.UUID(self.gateway), name)).encode()
 
     def _shrink(self) -> None:
-        while len(self._waiting) > _MAX_WAITING:
-            (_, outcome), count = next(iter(self._waiting.items()))
-            del self._waiting[next(iter(self._waiting))]
-            oldest = next(iter(self._waiting))[0]
-            self._waiting[oldest, outcome] = self._waiting.get((oldest, outcome), 0) + count
+        if len(self._waiting) <= _MAX_WAITING:
+            return
+        parts = list(self._waiting)
+        old, rest = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+        sums: dict[Part, int] = {}
+        for part in old:
+            whole = Part(old[-1].second, self._flushes, part.outcome)
+            sums[whole] = sums.get(whole, 0) + self._waiting[part]
+        for part in rest:
+            sums[part] = sums.get(part, 0) + self._waiting[part]
+        self._waiting = sums

@@ -118,7 +118,7 @@ def build_app(
     services = Services(
         keys=keys,
         producer=producer,
-        accounting=Accounting(specs.require("accounting"), producer, ids, registry, clock),
+        accounting=Accounting(specs.require("accounting"), producer, registry, clock),
         ids=ids,
         tracing=tracing,
         sampling=Rate(settings.gateway.max_sampled_per_second),
@@ -179,11 +179,12 @@ def _lifespan(services: Services) -> Callable[[FastAPI], contextlib.AbstractAsyn
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if not await services.producer.start(_START_SECONDS):
             log.warning("gateway.started_without_kafka")
-        ticking = asyncio.create_task(_tick(services))
+        stopping = asyncio.Event()
+        ticking = asyncio.create_task(_tick(services, stopping))
         yield
-        ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticking
+        # A flush under way comes to its end: cancelled, it would not know what Kafka took, and that be sent again.
+        stopping.set()
+        await ticking
         await services.accounting.finish()
         left = await services.producer.close(_START_SECONDS)
         services.tracing.close()
@@ -192,10 +193,12 @@ def _lifespan(services: Services) -> Callable[[FastAPI], contextlib.AbstractAsyn
     return lifespan
 
 
-async def _tick(services: Services) -> None:
+async def _tick(services: Services, stopping: asyncio.Event) -> None:
     """Once a second: send the accounts, and look for new keys."""
     while True:
-        await asyncio.sleep(1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), 1)
+            return
         try:
             await services.accounting.flush()
             reload_keys(services.keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
-from gateway_world import APP_EVENT, CLICK, ORDER, SPECS, World
+from gateway_world import APP_EVENT, CLICK, ORDER, SPECS, Record, World
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -228,6 +229,65 @@ def test_accounts_wait_while_kafka_is_away() -> None:
         assert world.get("/readyz").status == 200
         assert world.run(world.app.services.accounting.flush())
         assert accounts(world) == {("clicks", "shop", "rejected", "", "unavailable"): 3}
+
+
+def test_accounts_that_may_have_arrived_are_sent_again_under_the_same_id() -> None:
+    with World() as world:
+        flush = world.app.services.accounting.flush
+        asked: list[tuple[bytes, str]] = []
+
+        def fails(record: Record) -> KafkaError | None:
+            if record.topic != "tidewatch.accounting.v1":
+                return None
+            asked.append((record.value, record.envelope.event_id))
+            return KafkaError(KafkaError._MSG_TIMED_OUT)
+
+        world.kafka.fails = fails
+        world.post(CLICKS, CLICK)
+        assert not world.run(flush())
+        world.post(CLICKS, [CLICK] * 2)
+        world.kafka.fails = lambda _: None
+        assert world.get("/readyz").status == 200
+        # In the same second: what is new is another record, for the first may have arrived.
+        world.post(CLICKS, [CLICK] * 2)
+        assert world.run(flush())
+        told = [(r.value, r.envelope.event_id) for r in world.kafka.of("tidewatch.accounting.v1")]
+        assert asked[0] in told
+        assert len({event_id for _, event_id in told}) == len(told)
+        accepted = ("clicks", "shop", "accepted", "", "")
+        assert accounts(world)[accepted] == 3
+
+
+def test_a_flush_under_way_is_awaited_at_the_end() -> None:
+    with World() as world:
+        services = world.app.services
+
+        async def live() -> None:
+            async with world.app.router.lifespan_context(world.app):
+                services.accounting.accepted("clicks", "shop", 1, 10)
+                world.kafka.silent = True
+                while not world.kafka.pending:
+                    await asyncio.sleep(0.01)
+                asyncio.get_running_loop().call_later(0.2, lambda: setattr(world.kafka, "silent", False))
+
+        world.run(live())
+        assert accounts(world) == {("clicks", "shop", "accepted", "", ""): 1}
+
+
+def test_accounts_that_wait_too_long_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.gateway.accounting._MAX_WAITING", 10)
+    with World() as world:
+        client = world.kafka
+        client.fails = lambda _: KafkaError(KafkaError._MSG_TIMED_OUT)
+        for _ in range(50):
+            world.clock.advance(1)
+            world.app.services.accounting.accepted("clicks", "shop", 1, 10)
+            assert not world.run(world.app.services.accounting.flush())
+        client.fails = lambda _: None
+        assert world.get("/readyz").status == 200
+        assert world.run(world.app.services.accounting.flush())
+        assert len(world.kafka.of("tidewatch.accounting.v1")) <= 11
+        assert accounts(world)["clicks", "shop", "accepted", "", ""] == 50
 
 
 def test_openapi_holds_the_specs_and_its_examples_are_valid() -> None:
