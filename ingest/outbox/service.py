@@ -86,6 +86,12 @@ class RelayService:
                 work()
             except TidewatchError as error:
                 self._failure = self._failure or error
+            except Exception as error:  # the thread's boundary: a supervisor must see a failure, not a tidy end
+                log.exception("outbox.thread_broke", thread=name)
+                fix = "the log holds the traceback; the supervisor starts the relay again, and it goes on where it was"
+                self._failure = self._failure or TidewatchError(
+                    f"{name} broke: {type(error).__name__}: {error}", fix=fix
+                )
             finally:
                 self._stop.set()
 

@@ -10,8 +10,10 @@ from tidewatch.kafka.admin import NewTopic, Topic
 from tidewatch.spec import Spec
 from tidewatch.spec.model import format_duration
 
-# A body is at most 1 MiB, and a letter adds its headers.
+# A body through the gateway is at most 1 MiB; others may send more.
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+# Of a letter. Kafka measures the source's records compressed, so one may come out far larger than its limit.
+MAX_LETTER_BYTES = 8 * 1024 * 1024
 _RETENTION, _INSYNC, _MAX_BYTES = "retention.ms", "min.insync.replicas", "max.message.bytes"
 
 
@@ -20,16 +22,16 @@ def wanted(spec: Spec, brokers: int) -> tuple[NewTopic, NewTopic]:
     replicas, insync = spec.topic.replicas(brokers), spec.topic.insync(brokers)
     letters = spec.dead_letters
     return (
-        NewTopic(letters.topic, letters.partitions, replicas, _configs(letters.retention, insync)),
-        NewTopic(spec.topic.name, spec.topic.partitions, replicas, _configs(spec.topic.retention, insync)),
+        NewTopic(letters.topic, letters.partitions, replicas, _configs(letters.retention, insync, MAX_LETTER_BYTES)),
+        NewTopic(spec.topic.name, spec.topic.partitions, replicas, _configs(spec.topic.retention, insync, MAX_MESSAGE_BYTES)),
     )
 
 
-def _configs(retention: timedelta, insync: int) -> dict[str, str]:
+def _configs(retention: timedelta, insync: int, largest: int) -> dict[str, str]:
     return {
         _RETENTION: str(int(retention.total_seconds() * 1000)),
         _INSYNC: str(insync),
-        _MAX_BYTES: str(MAX_MESSAGE_BYTES),
+        _MAX_BYTES: str(largest),
         # The ledger's windows are the broker's append times.
         "message.timestamp.type": "LogAppendTime",
         "cleanup.policy": "delete",
