@@ -28,12 +28,13 @@ class Latin(str):
 def test_headers_that_cannot_be_read_make_a_letter(rig: Rig) -> None:
     rig.send(10)
     foreign = KafkaProducer(bootstrap_servers=rig.bootstrap)
-    foreign.send(rig.topic, rig.event(), headers=[(Latin("x"), b"v")]).get(20)
+    event = rig.event()
+    foreign.send(rig.topic, event, headers=[(Latin("x"), b"v")]).get(20)
     foreign.close()
     rig.send(10)
     rig.loader()
     balanced(rig)
-    assert rig.clickhouse.query("SELECT error, value FROM dead_letters") == [("bad_header", rig.event().decode())]
+    assert rig.clickhouse.query("SELECT error, value FROM dead_letters") == [("bad_header", event.decode())]
 
 
 def test_a_bad_record_larger_than_a_message_may_be_makes_a_letter(rig: Rig) -> None:
