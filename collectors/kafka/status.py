@@ -134,11 +134,12 @@ def _growing(window: Window) -> NDArray[np.bool_]:
         return growing
     commits, ends = window.commits[:, behind], window.ends[:, behind]
     measured = (commits >= 0) & (ends >= 0)
-    lags = np.where(measured, ends - commits, 0)
-    order = np.zeros(lags.shape[1], np.int64)
-    for row in range(rows - 1):
-        both = measured[row + 1 :] & measured[row]
-        order += (np.sign(lags[row + 1 :] - lags[row]) * both).sum(axis=0)
+    lags = np.where(measured, ends - commits, np.nan)  # which is neither more nor less than anything
+    order = np.zeros(lags.shape[1], np.int16)
+    for gap in range(1, rows):
+        later, earlier = lags[gap:], lags[:-gap]
+        order += (later > earlier).sum(axis=0, dtype=np.int16)
+        order -= (later < earlier).sum(axis=0, dtype=np.int16)
     seen = measured.sum(axis=0)
     pairs = seen * (seen - 1) // 2
     growing[behind] = (seen >= _FEWEST_READINGS) & (order >= _AGREEMENT * pairs)
