@@ -33,6 +33,8 @@ _WATCH_SECONDS = 0.25
 # Something waits and nothing was acknowledged for so long: Kafka is away, or as good as.
 _STALL_SECONDS = 2.0
 _FRESH_SECONDS = 2.0
+_TOPIC_EVERY_SECONDS = 5.0
+_NO_TOPIC = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC))  # noqa: SLF001 — librdkafka's own
 
 # As confluent-kafka types them; ours are always bytes.
 Headers = list[tuple[str, str | bytes | None]]
@@ -42,7 +44,16 @@ MakeProducer = Callable[[dict[str, Any]], Producer]
 class EventProducer:
     """Belongs to one event loop: `start` and `close` it there, and call `send` from nowhere else."""
 
-    def __init__(self, settings: Settings, registry: Registry, make: MakeProducer = Producer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        make: MakeProducer = Producer,
+        make_probe_topic: Callable[[], None] | None = None,
+    ) -> None:
+        """`make_probe_topic` is called, in a thread, when a probe fails because its topic is missing."""
+        self._make_probe_topic = make_probe_topic
+        self._topic_made_at = float("-inf")
         self._probe_topic = settings.gateway.probe_topic
         self._room = settings.gateway.max_waiting_events
         self._config = _config(settings) | {"error_cb": self._on_error, "logger": logging.getLogger("librdkafka")}
@@ -188,12 +199,22 @@ class EventProducer:
         await delivery.done
         if delivery.error is not None:
             log.warning("gateway.probe_failed", topic=self._probe_topic, why=delivery.error.str())
+            if delivery.error.code() in _NO_TOPIC:
+                await self._mend_probe_topic()
             return False
         if self._open:
             log.info("gateway.kafka_up")
         self._open = False
         self._up.set(1)
         return True
+
+    async def _mend_probe_topic(self) -> None:
+        """Without it the circuit would never close: a broker that came later, or was set up anew, has none."""
+        now = self._loop.time()
+        if self._make_probe_topic is None or now - self._topic_made_at < _TOPIC_EVERY_SECONDS:
+            return
+        self._topic_made_at = now
+        await asyncio.to_thread(self._make_probe_topic)
 
     def _poll(self) -> None:
         try:

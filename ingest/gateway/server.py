@@ -13,6 +13,7 @@ import uvicorn
 import uvloop
 
 from ingest.gateway.app import Gateway, build_app, reload_keys
+from ingest.gateway.producer import EventProducer
 from ingest.gateway.protocol import HttpLimits, LimitedHttp
 from ingest.outbox.store import SqlOutbox
 from tidewatch.errors import KafkaError, SettingsError
@@ -44,7 +45,8 @@ async def _run(settings: Settings, specs: Specs) -> None:
     if any(spec.source.kind == "outbox" for spec in specs.values()):
         engine = open_store(settings.store)
         outbox = SqlOutbox(engine, registry)
-    app = build_app(settings, specs, registry=registry, outbox=outbox)
+    producer = EventProducer(settings, registry, make_probe_topic=partial(make_probe_topic, settings))
+    app = build_app(settings, specs, registry=registry, outbox=outbox, producer=producer)
     server = GatewayServer(_config(app, settings), app)
     # What start-up made stays for ever: a collection that walks through it costs a request ten milliseconds.
     gc.collect()

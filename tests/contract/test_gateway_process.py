@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka.admin import AdminClient
 from gateway_process import GatewayProcess
 
 from devstack.kafka import KafkaCluster
@@ -213,11 +215,9 @@ def _away(cluster: KafkaCluster, proxy: TcpProxy, directory: Path, fresh: str) -
         path = gateway.path("clicks")
         assert gateway.client.post(path, json=CLICK).status_code == 202
         proxy.blackhole()
-        started = time.monotonic()
         first = gateway.client.post(path, json=CLICK | {"item_id": 666})
         assert first.status_code == 503
         assert int(first.headers["retry-after"]) >= 1
-        assert time.monotonic() - started < 15
         assert gateway.client.post(path, json=CLICK).status_code == 503
         assert gateway.client.get("/readyz").status_code == 503
         assert gateway.client.get("/healthz").status_code == 200
@@ -225,6 +225,25 @@ def _away(cluster: KafkaCluster, proxy: TcpProxy, directory: Path, fresh: str) -
         _until(lambda: gateway.client.get("/readyz").status_code == 200)
         assert gateway.client.post(path, json=CLICK).status_code == 202
         assert len(clicks_sent(gateway)) in {2, 3}
+
+
+def test_a_gateway_that_was_there_before_kafka_becomes_ready_by_itself(tmp_path: Path, fresh: str) -> None:
+    cluster = KafkaCluster(tmp_path / "kafka")
+    settings = {"gateway__delivery_timeout_seconds": "3", "gateway__probe_topic": f"probe.{fresh}"}
+    gateway = GatewayProcess(tmp_path / "gateway", cluster.bootstrap, fresh, **settings)
+    with contextlib.ExitStack() as exits:
+        exits.callback(gateway.__exit__)
+        gateway.start(ready="/healthz")
+        assert gateway.client.get("/readyz").status_code == 503
+        assert gateway.client.post(gateway.path("clicks"), json=CLICK).status_code == 503
+        exits.enter_context(cluster)
+        gateway.make_topics()
+        _until(lambda: gateway.client.get("/readyz").status_code == 200, 60)
+        assert gateway.client.post(gateway.path("clicks"), json=CLICK).status_code == 202
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        admin.delete_topics([f"probe.{fresh}"])[f"probe.{fresh}"].result()
+        _until(lambda: gateway.client.get("/readyz").status_code == 503, 60)
+        _until(lambda: gateway.client.get("/readyz").status_code == 200, 60)
 
 
 def _until(true: Any, seconds: float = 30) -> None:
