@@ -22,6 +22,10 @@ from tidewatch.spec import Spec
 
 # Kafka's own limit for a batch of records is 1 MB by default; headers and neighbours need room too.
 MAX_EVENT_BYTES = 512 * 1024
+# The key is a copy of one of the event's fields, so both together may be twice as much, which Kafka would never take.
+MAX_RECORD_BYTES = 768 * 1024
+# Up to this size nothing needs a look at both.
+_SURE_BYTES = MAX_RECORD_BYTES // 2
 _PART = 20
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -75,7 +79,7 @@ class Validator:
 
     def _beyond_doubt(self, body: bytes, values: list[bytes]) -> list[Any] | None:
         """The events of an array, when all of them are valid without a closer look."""
-        if len(body) > MAX_EVENT_BYTES and max(map(len, values), default=0) > MAX_EVENT_BYTES:
+        if len(body) > _SURE_BYTES and max(map(len, values), default=0) > _SURE_BYTES:
             return None
         try:
             events = self._compiled.many(body)
@@ -119,7 +123,7 @@ class Validator:
 
     def _sure(self, raw: bytes) -> Any | None:
         """The event, when it is valid beyond doubt."""
-        if len(raw) > MAX_EVENT_BYTES:
+        if len(raw) > _SURE_BYTES:
             return None
         try:
             event = self._compiled.one(raw)
@@ -140,7 +144,7 @@ class Validator:
         event = parse(raw)
         if isinstance(event, Rejection):
             return event
-        return self._refused_key(event) or self._refused_value(event, raw) or self._accepted(event)
+        return self._refused_key(event) or self._refused_value(event, raw) or self._accepted(event, raw)
 
     def _refused_key(self, event: dict[str, Any]) -> Rejection | None:
         if event.keys() <= self._known:
@@ -170,9 +174,15 @@ class Validator:
             return Rejection("event_id", "bad_event_id", BAD_EVENT_ID)
         return None
 
-    def _accepted(self, event: dict[str, Any]) -> _Exact:
+    def _accepted(self, event: dict[str, Any], raw: bytes) -> _Exact | Rejection:
         own = event.get("event_id") if self._compiled.takes_event_id else None
-        return _Exact(event.get(self._key) if self._key else None, own)
+        key = event.get(self._key) if self._key else None
+        if len(raw) > _SURE_BYTES and len(raw) + len(_key_bytes(key) or b"") > MAX_RECORD_BYTES:
+            most = MAX_RECORD_BYTES // 1024
+            return Rejection(
+                self._key or "", "too_large", f"the event and {self._key}, its key, take at most {most} KiB"
+            )
+        return _Exact(key, own)
 
 
 BAD_EVENT_ID = "an event id has 1 to 128 characters out of A-Z a-z 0-9 . _ : @ / + = -"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import tracemalloc
+from typing import Any
 
 import pytest
 from gateway_world import APP_EVENT, SPECS, World
@@ -17,7 +19,9 @@ from ingest.gateway.parsing import parse
 from ingest.gateway.problems import ProblemError, Rejection
 from ingest.gateway.sending import Stamp
 from ingest.gateway.slices import split
+from ingest.gateway.validation import Validator
 from tidewatch.record import EVENT_ID, Envelope
+from tidewatch.spec import parse as parse_spec
 from tidewatch.telemetry.traces import TraceContext
 
 CLICKS, APP_EVENTS = "/api/v1/clicks/", "/v1/events"
@@ -104,7 +108,7 @@ def test_events_are_counted_before_they_are_judged(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_events_of_a_request_that_is_refused_whole_are_accounted_for(
-    path: str, body: bytes, header: dict[str, str], reason: str, count: int
+    path: str, body: bytes, header: dict[str, Any], reason: str, count: int
 ) -> None:
     with World() as world:
         assert world.post(path, body, **header).status in {400, 413}
@@ -132,3 +136,30 @@ def test_a_body_of_which_nothing_comes_is_given_up() -> None:
     with pytest.raises(ProblemError) as problem:
         asyncio.run(read())
     assert problem.value.status == 408
+
+
+def test_an_event_that_kafka_could_never_take_with_its_key_is_refused_for_good() -> None:
+    validator = Validator(KEYED)
+    for size, reason in ((100_000, None), (380_000, None), (400_000, "too_large")):
+        raw = json.dumps({"text": "x" * size}).encode()
+        for checked in (validator.single(raw), validator.batch(b"[" + raw + b"]")):
+            found = checked.rejections.get(0)
+            assert (found.reason if found else None) == reason
+            assert reason is not None or checked.keys == [b"x" * size]
+
+
+KEYED = parse_spec(
+    """
+name: keyed
+description: A key as long as the event.
+owner: test
+source: {path: /keyed}
+topic: {name: keyed, partitions: 1, key: text}
+dead_letters: {topic: keyed.dlq}
+schema:
+  fields:
+    - {name: text, type: string, required: true}
+table: {name: keyed}
+""",
+    "keyed.yaml",
+)
