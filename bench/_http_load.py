@@ -1,6 +1,6 @@
 """A load client written for speed: sockets that know just enough HTTP. Runs as a process of its own.
 
-    python -m bench._http_load '{"port": …, "path": …, "key": …, "body_file": …, "connections": 32, "seconds": 8}'
+    python -m bench._http_load <<< '{"port": …, "path": …, "key": …, "body_file": …, "connections": 32, "seconds": 8}'
 
 With `rate` requests are sent on a schedule, and latency counts from the time at which a request was due; without it
 each connection sends its next request when it has the answer to the last. Prints one JSON object.
@@ -125,5 +125,5 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        given = json.loads(sys.argv[1])
+        given = json.load(sys.stdin)
         print(json.dumps(runner.run(main(given, Path(given["body_file"]).read_bytes()))))
