@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from devstack.kafka import KafkaCluster
-from tidewatch.kafka.admin import KafkaAdmin, NewTopic
-from tidewatch.settings import Kafka
 
 _RECORDS = 2
+_PATIENCE = 120.0
 
 
 @contextmanager
@@ -34,9 +35,16 @@ def groups_on_a_broker(partitions: int, groups: int, each: int, topics: int = 10
 
 def _topics(bootstrap: str, partitions: int, topics: int) -> list[str]:
     names = [f"bench.{number}" for number in range(topics)]
-    with KafkaAdmin(Kafka(bootstrap=bootstrap), timeout_seconds=120) as admin:
-        for name in names:
-            admin.create_topic(NewTopic(name, partitions // topics, 1, {"segment.index.bytes": "4096"}))
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for name in names:
+        admin.create_topics([NewTopic(name, partitions // topics, 1)], request_timeout=_PATIENCE)[name].result(
+            _PATIENCE
+        )
+    deadline = time.monotonic() + _PATIENCE
+    while sum(len(t.partitions) for t in admin.list_topics(timeout=_PATIENCE).topics.values()) < partitions:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the broker did not make the partitions")
+        time.sleep(0.5)
     return names
 
 
@@ -46,7 +54,7 @@ def _fill(bootstrap: str, names: list[str], width: int) -> None:
         for number in range(width):
             for _ in range(_RECORDS):
                 producer.produce(name, b"x", partition=number)
-        if producer.flush(120):
+        if producer.flush(_PATIENCE):
             raise RuntimeError("the broker did not take the records")
 
 

@@ -75,7 +75,7 @@ class Baseline:
         return Expected(max(0.0, bases[best] + clipped[best]), spread, restless, (bases[0], bases[1]), levels, clipped)
 
     def comparable(self, bucket: int) -> Array:
-        """Roots at this time of day, an hour to either side, sorted; the same weekday weighs four times."""
+        """Roots at this time of day, sorted; the same weekday weighs four times."""
         return np.sort(self._roots.at(bucket, self._like))
 
     def sundays(self, bucket: int, days_since_sunday: int) -> Array:
@@ -143,20 +143,18 @@ class Baseline:
         day, week = self.per_day, 7 * self.per_day
         beside = max(1, self._hour // 2) if day >= 24 else 0
         days, weeks = [k * day for k in DAYS], [k * week for k in WEEKS]
-        around = [lag + shift for lag in (*days, *weeks) for shift in (-beside, 0, beside)]
+        around = [lag + shift for lag in (*days, *weeks, *weeks) for shift in (-beside, 0, beside)]
         # The same weekday counts twice.
-        return np.array([*days, *weeks, *weeks]), np.array(around)
+        return np.array([*days, *weeks, *weeks, *weeks]), np.array(around)
 
     def _around_lags(self, days: int) -> NDArray[np.int64]:
-        """This time of day, up to two hours to either side, on each of the days; nothing where a bucket is a day."""
+        """The same time of day, up to two hours to either side, on each of the days; none where a bucket is a day."""
         shifts = [hours * self._hour for hours in range(-2, 3)] if self.per_day >= 24 else []
         return np.array([day * self.per_day + shift for day in range(1, days) for shift in shifts], dtype=np.int64)
 
     def _comparable_lags(self) -> NDArray[np.int64]:
         day, week = self.per_day, 7 * self.per_day
-        beside = self._hour if day >= 24 else 0
-        lags = [*(k * day for k in DAYS if k != 7), *(k * week for k in WEEKS for _ in range(4))]
-        return np.array([lag + shift for lag in lags for shift in (-beside, 0, beside)])
+        return np.array([*(k * day for k in DAYS if k != 7), *(k * week for k in WEEKS for _ in range(4))])
 
 
 def _median(values: list[float]) -> float:

@@ -87,7 +87,10 @@ class Absence:
         self._last = at if self._last is None else max(at, self._last)
 
     def judge(self, now: float, excluded: Iterable[Interval] = ()) -> Judged:
-        """`now` is when the newest bucket should have been read: allow for the time that rows take to settle."""
+        """ABSENT carries no band (nan): what should have come is not known here.
+
+        `now` is when the newest bucket should have been read: allow for the time that rows take to settle.
+        """
         if self._last is None:
             return NotJudged("never seen")
         due = self._last + self._step
@@ -97,10 +100,9 @@ class Absence:
         usual = max((length for at, length in self._pauses if at > now - self._memory), default=0.0)
         if silent < max(self._least, 1.5 * usual):
             return NotJudged("no reading is due")
-        return Judgement(
-            None, math.nan, math.nan, math.nan, Verdict.ABSENT,
-            f"no reading for {_duration(silent)}, pauses were {_duration(usual)} at most",
-        )  # fmt: skip
+        past = f"pauses were {_duration(usual)} at most" if usual else "where none was ever left out"
+        why = f"no reading for {_duration(silent)}, {past}"
+        return Judgement(None, math.nan, math.nan, math.nan, Verdict.ABSENT, why)
 
 
 def _duration(seconds: float) -> str:

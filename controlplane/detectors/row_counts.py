@@ -118,8 +118,9 @@ class RowCounts:
         reach_low, reach_high = (self._reach(side, bucket, expected) for side in (self._too_few, self._too_many))
         low, high = max(0.0, min(centres) - reach_low), max(centres) + reach_high
         if len(comparable):
-            # What half of all comparable buckets showed is usual, however the centre moved.
-            low = min(low, float(comparable[(len(comparable) - 1) // 4]))
+            # What half of all comparable buckets showed is usual, however the centre moved. Below by a spread more:
+            # of a young series' quiet days one is known, or two.
+            low = max(0.0, min(low, float(comparable[(len(comparable) - 1) // 4]) - expected.spread))
             high = max(high, float(comparable[-1 - (len(comparable) - 1) // 4]))
         return _Outlook(expected, *self._in_rows(low, high, centres, expected.spread), comparable)
 
