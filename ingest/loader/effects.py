@@ -165,11 +165,11 @@ class Measure(NamedTuple):
 
 
 class HaveRows(NamedTuple):
-    """Of which of these partitions does the table, or the ledger, hold rows of this incarnation of the topic?
-    Answer: set[int], or Failed.
+    """Of which of these partitions does the table, or the ledger, hold rows of this incarnation of the topic, at the
+    given offset or beyond it? Answer: set[int], or Failed.
     """
 
-    partitions: tuple[int, ...]
+    positions: Mapping[int, int]
 
 
 class RebuildAggregates(NamedTuple):

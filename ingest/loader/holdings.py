@@ -35,7 +35,8 @@ class Holdings:
         self.unsettled: dict[int, Intent] = {}
         """Held partitions whose last owner left an intent; nothing new is read from them until it is settled."""
         self.unproven: set[int] = set()
-        """Held partitions without a committed offset; read only when the table holds nothing of them."""
+        """Held partitions without an offset that a loader committed: none is there, or an operator set it. They are
+        read only when the table holds nothing from there on."""
         self.undecided: frozenset[int] = frozenset()
         """Partitions of an intent that may have been committed or not. To make the block before it final alone would
         wipe the intent out, for their next owner, while it stands for the others."""
@@ -55,6 +56,8 @@ class Holdings:
                 self.unproven.add(partition)
                 continue
             self.held[partition] = Hold(self._epoch, committed.offset)
+            if not note.topic_id:
+                self.unproven.add(partition)
             if note.intent is not None:
                 self.unsettled[partition] = note.intent
 

@@ -145,8 +145,8 @@ class Lane:
                 return self._ask(lambda: self._parts.warehouse.missing(block))
             case e.Measure(fresh):
                 return self._ask(lambda: self._parts.warehouse.measure(fresh=fresh))
-            case e.HaveRows(partitions):
-                return self._ask(lambda: self._parts.warehouse.have_rows(partitions))
+            case e.HaveRows(positions):
+                return self._ask(lambda: self._parts.warehouse.have_rows(positions))
             case e.RebuildAggregates(block):
                 return self._ask(lambda: self._parts.warehouse.check_aggregates(block))
             case e.Wait():

@@ -78,16 +78,18 @@ class Loading(Course):
         yield Resume(settled)
 
     def _prove(self, partitions: tuple[int, ...]) -> Flow[None]:
-        """Without a committed offset the beginning is the place to start, unless the offset was there and is lost:
-        the rows of the log that are loaded already would be loaded again.
+        """Without an offset of a loader's own, reading begins at the beginning of the log, or where an operator set it;
+        unless rows from there on are loaded already, which would be loaded again.
         """
-        loaded: set[int] | Failed = yield HaveRows(partitions)
+        loaded: set[int] | Failed = yield HaveRows({p: self.holdings.held[p].next for p in partitions})
         if isinstance(loaded, Failed):
             yield Wait(self.policy.wait(1), loaded.trouble, loaded.message)
             return
         lost = sorted(loaded & self.holdings.unproven)
         if lost:
-            yield from self.halt(f"no committed offset for partitions {lost}, and rows of them are loaded")
+            yield from self.halt(
+                f"no committed offset of a loader for partitions {lost}, and rows from there on are loaded"
+            )
         proven = tuple(p for p in partitions if p in self.holdings.unproven)
         self.holdings.unproven.difference_update(proven)
         yield Resume(proven)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,15 +127,19 @@ class Warehouse:
             return _failed(error)
         return missing, present
 
-    def have_rows(self, partitions: Iterable[int]) -> set[int] | Failed:
-        wanted = {"topic_id": self._topic_id, "partitions": list(partitions)}
+    def have_rows(self, positions: Mapping[int, int]) -> set[int] | Failed:
+        """Those partitions of which rows at their offset, or beyond it, are in the table or were recorded."""
+        wanted = {"topic_id": self._topic_id, "partitions": list(positions), "offsets": list(positions.values())}
+        position = "transform({column}, {{partitions:Array(Int32)}}, {{offsets:Array(Int64)}}, toInt64(0))"
         loaded = (
             f"SELECT DISTINCT _partition FROM {ident(self._statement.table)}"
             " WHERE _topic_id = {topic_id:String} AND _partition IN {partitions:Array(Int32)}"
+            f" AND _offset >= {position.format(column='_partition')}"
         )
         recorded = (
             f"SELECT DISTINCT partition FROM {LEDGER_RANGES}"
             " WHERE topic_id = {topic_id:String} AND partition IN {partitions:Array(Int32)}"
+            f" AND last >= {position.format(column='partition')}"
         )
         try:
             rows = self._clickhouse.query(loaded, wanted)

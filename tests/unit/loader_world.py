@@ -297,10 +297,10 @@ class World:
                 return where - there, len(there)
             case e.Measure():
                 return e.Gauge(self.now, self.clickhouse.mark)
-            case e.HaveRows():
-                rows = {p for t, (p, _) in self.clickhouse.places if t == process.topic_id}
-                letters = {p for t, (p, _), _ in self.kafka.letters if t == process.topic_id}
-                return (rows | letters) & set(effect.partitions)
+            case e.HaveRows(positions):
+                rows = {where for t, where in self.clickhouse.places if t == process.topic_id}
+                letters = {where for t, where, _ in self.kafka.letters if t == process.topic_id}
+                return {p for p, offset in rows | letters if offset >= positions.get(p, offset + 1)}
             case e.RebuildAggregates():
                 if process.topic_id == self.kafka.topic_id:
                     for row in (row for log in self.kafka.log.values() for row in log):
@@ -453,7 +453,11 @@ class World:
     def expire_offsets(self) -> None:
         for process in list(self.processes.values()):
             self.crash(process)
-        self.kafka.committed.clear()
+        if self.rng.random() < 0.5:
+            self.kafka.committed.clear()
+        else:  # an operator sets them back, by a tool that knows nothing of loaders
+            for p, committed in self.kafka.committed.items():
+                self.kafka.committed[p] = e.Committed(max(0, committed.offset - self.rng.randint(0, 5)), "")
         self.lost_offsets = True
         self.start("x")
 
