@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,10 @@ def main(
     progress = Progress(console)
     progress.say(f"events: {f'real, from {data}' if data else f'generated from seed {seed}'}")
     progress.say("starting Kafka, ClickHouse, Prometheus, the gateway, the loader and the relay")
+    stopped = threading.Event()
+    if keep:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
     try:
         with Stack(StackOptions(directory=directory, brokers=brokers, fresh=True)) as stack:
             try:
@@ -49,7 +54,7 @@ def main(
             else:
                 show(console, outcome, stack, kept=keep)
             if keep:
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+                stopped.wait()
     except TidewatchError as error:
         console.print(
             f"[bold red]error[/]: {error.where} {error.what}\n  [bold]fix[/]: {error.fix}",

@@ -41,21 +41,37 @@ class Sender:
             self._progress(f"{stream.pipeline}/{stream.project}", len(events))
 
     async def _post(self, stream: Stream, events: list[Event]) -> None:
-        body = json.dumps(events[0] if stream.batch == 1 else events, ensure_ascii=False)
+        """A batch may be answered in part: what was not taken is sent again, and nothing else."""
         self._journal.sent[stream.pipeline] += len(events)
-        response = await self._patiently(stream.path, body.encode("utf-8", "surrogatepass"), self._keys[stream.project])
-        answer = response.json()
-        for result in _results(stream, response, answer):
-            self._note(stream.pipeline, result)
+        left = events
+        while left:
+            body = json.dumps(left[0] if stream.batch == 1 else left, ensure_ascii=False)
+            response = await self._patiently(
+                stream.path, body.encode("utf-8", "surrogatepass"), self._keys[stream.project]
+            )
+            results = _results(stream, response, response.json())
+            for result in results:
+                if result["status"] != "unavailable":
+                    self._note(stream.pipeline, result)
+            again = [event for event, result in zip(left, results, strict=True) if result["status"] == "unavailable"]
+            if again and len(again) == len(left):
+                raise TidewatchError(
+                    "Kafka stayed away for a minute", where=stream.path, fix="see `tidewatch dev logs kafka-0`"
+                )
+            left = again
 
     async def _patiently(self, path: str, body: bytes, key: str) -> httpx.Response:
-        """Wait as long as a 429 or 503 asks for, within a minute."""
+        """Wait as long as a 429 or 503 asks for, within a minute. A 503 that took a part is an answer."""
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while True:
             response = await self._client.post(path, content=body, headers=headers)
             wait = float(response.headers.get("Retry-After", "1"))
-            if response.status_code not in (429, 503) or asyncio.get_running_loop().time() + wait > deadline:
+            taken = response.status_code == 503 and any(
+                result["status"] != "unavailable" for result in response.json().get("results", ())
+            )
+            late = asyncio.get_running_loop().time() + wait > deadline
+            if response.status_code not in (429, 503) or taken or late:
                 return response
             self._journal.retried += 1
             await asyncio.sleep(wait)
