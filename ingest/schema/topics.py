@@ -23,7 +23,9 @@ def wanted(spec: Spec, brokers: int) -> tuple[NewTopic, NewTopic]:
     letters = spec.dead_letters
     return (
         NewTopic(letters.topic, letters.partitions, replicas, _configs(letters.retention, insync, MAX_LETTER_BYTES)),
-        NewTopic(spec.topic.name, spec.topic.partitions, replicas, _configs(spec.topic.retention, insync, MAX_MESSAGE_BYTES)),
+        NewTopic(
+            spec.topic.name, spec.topic.partitions, replicas, _configs(spec.topic.retention, insync, MAX_MESSAGE_BYTES)
+        ),
     )
 
 
