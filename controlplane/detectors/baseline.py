@@ -96,10 +96,11 @@ class Baseline:
             self._refresh(bucket)
 
     def forget(self, first: int, last: int) -> None:
+        """Errors made *after* these buckets because of them stay until they are two weeks old."""
         for memory in (self._roots, self._residuals, self._levels):
             memory.blank(first, last)
         self._recent = [entry for entry in self._recent if not first <= entry[0] <= last]
-        self._refresh_at = 0
+        self._refresh(max(self._refresh_at, last))
 
     def _base(self, bucket: int, which: int) -> float:
         past = self._roots.at(bucket, self._lags[which])

@@ -16,7 +16,7 @@ from controlplane.detectors.base import Interval, Judged, Judgement, NotJudged, 
 from controlplane.detectors.baseline import Baseline, Expected
 from controlplane.detectors.memory import Array
 from controlplane.detectors.presence import zero
-from controlplane.detectors.small_counts import count_band
+from controlplane.detectors.small_counts import LARGE, count_band
 from controlplane.detectors.surprises import Surprises
 from controlplane.detectors.tuning import Tuning
 from controlplane.detectors.wallclock import WallClock, buckets_per_day
@@ -26,7 +26,9 @@ POISSON_ROOT = 0.5
 REMARKABLE = 2.0
 """Spreads from which on a residual is a surprise to remember."""
 MOST_DISPERSED = 25.0
-"""Of the count model; beyond it the spread of the roots widens the band by itself."""
+"""Variance ÷ mean from which on the count model is left for the spread of roots."""
+LEAST_SURGE = 5.0
+"""Where no rows are expected, so few are no surge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,31 +117,36 @@ class RowCounts:
             sundays = self._baseline.sundays(bucket, self._wallclock.days_since_sunday(at))
             comparable = np.sort(np.concatenate((comparable, sundays)))
             centres += [float(np.median(sundays))] if len(sundays) else []
-        reach_low, reach_high = (self._reach(side, bucket, expected) for side in (self._too_few, self._too_many))
-        low, high = max(0.0, min(centres) - reach_low), max(centres) + reach_high
+        noise = [self._noise(centre, expected.spread) for centre in centres]
+        low = min(min(centres) - self._usual(self._too_few, bucket, expected), *(below for below, _ in noise))
+        high = max(max(centres) + self._usual(self._too_many, bucket, expected), *(above for _, above in noise))
         if len(comparable):
             # What half of all comparable buckets showed is usual, however the centre moved. Below by a spread more:
             # of a young series' quiet days one is known, or two.
-            low = max(0.0, min(low, float(comparable[(len(comparable) - 1) // 4]) - expected.spread))
+            low = min(low, float(comparable[(len(comparable) - 1) // 4]) - expected.spread)
             high = max(high, float(comparable[-1 - (len(comparable) - 1) // 4]))
-        return _Outlook(expected, *self._in_rows(low, high, centres, expected.spread), comparable)
+        return _Outlook(expected, *self._in_rows(max(0.0, low), high), comparable)
 
-    def _reach(self, side: Surprises, bucket: int, expected: Expected) -> float:
+    def _noise(self, centre: float, spread: float) -> tuple[float, float]:
+        """How far chance alone takes a root: by the count model where counts are small, by spreads elsewhere."""
+        dispersion = self._dispersion(spread)
+        if not self._counts or centre**2 >= LARGE or dispersion >= MOST_DISPERSED:
+            reach = self._tuning.spreads * spread
+            return centre - reach, centre + reach
+        low, high = count_band(centre**2, dispersion, self._tuning.chance)
+        return math.sqrt(low), math.sqrt(max(high, LEAST_SURGE))
+
+    def _usual(self, side: Surprises, bucket: int, expected: Expected) -> float:
+        """How far this series strays now and then."""
         weeks = min(self._tuning.surprise_days / 7, (bucket - (self._first or 0)) / (7 * self.per_day))
         times = max(1, int(self._tuning.surprises_per_week * weeks))
-        usual = side.usual(bucket, times) * expected.restless
-        return max(self._tuning.spreads * expected.spread, self._tuning.beyond_usual * usual)
+        return self._tuning.beyond_usual * side.usual(bucket, times) * expected.restless
 
-    def _in_rows(self, low: float, high: float, centres: list[float], spread: float) -> tuple[float, float]:
-        low, high = low**2, high**2
+    def _in_rows(self, low: float, high: float) -> tuple[float, float]:
         if not self._counts:
-            return low, high
-        dispersion = self._dispersion(spread)
-        for mean in (min(centres) ** 2, max(centres) ** 2):
-            rare_low, rare_high = count_band(mean, dispersion, self._tuning.chance)
-            low, high = min(low, rare_low), max(high, rare_high)
+            return low**2, high**2
         # Whole rows; the slack is what single precision loses.
-        return math.ceil(low * (1 - 1e-6) - 1e-6), math.floor(high * (1 + 1e-6) + 1e-6)
+        return math.ceil(low**2 * (1 - 1e-6) - 1e-6), math.floor(high**2 * (1 + 1e-6) + 1e-6)
 
     @staticmethod
     def _dispersion(spread: float) -> float:

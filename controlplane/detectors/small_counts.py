@@ -14,7 +14,7 @@ LARGE = 400.0
 def count_band(mean: float, dispersion: float, tail: float) -> tuple[float, float]:
     """The counts beyond which lies less than `tail` of a negative binomial (Poisson when `dispersion` is 1).
 
-    `dispersion` is variance ÷ mean, at least 1. Above LARGE: (mean, mean), which widens no band.
+    `dispersion` is variance ÷ mean, at least 1. Above LARGE: (mean, mean): no model.
     """
     if mean >= LARGE:
         return mean, mean

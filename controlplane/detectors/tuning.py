@@ -23,7 +23,7 @@ class Tuning:
     level_clip: float = 4.0
     """How many spreads (of itself, or of the residuals) the level may stray; beyond, a slow leak shows as low."""
     spread_days: int = 14
-    chance: float = 1e-4
+    chance: float = 1e-5
     """Of the count model: how rare a small count must be on one side."""
     settled: float = 0.99
     """The share of its rows that must have arrived before a bucket is judged."""
