@@ -1,7 +1,6 @@
 """The check: the log, the rows and the dead letters of each pipeline, held against each other.
 
-The order of reading is part of the proof. Committed positions come first, the ends of the log next, the warehouse
-last: what a position had passed over was loaded or dead-lettered before it was committed, so it must be found.
+The order of reading is part of the proof. Positions come first, the ends of the log next, the warehouse last: what a position had passed over was loaded or dead-lettered before it was committed, so it must be found.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from ingest.ledger.accounting import gateway_terms, outbox_terms
 from ingest.ledger.identity import find_repeated
 from ingest.ledger.letters import LetterBook, read_letters
 from ingest.ledger.past import Recount, arrange
-from ingest.ledger.positions import loader_group, stretches
-from ingest.ledger.ranges import RangeRecord, last_before, read_ranges
+from ingest.ledger.positions import Positions, Standing, read_positions, stretches
+from ingest.ledger.ranges import RangeRecord, last_before, reached, read_ranges
 from ingest.ledger.report import Kind, PipelineReport, Report, Stretch
 from ingest.ledger.sources import Sources
 from ingest.ledger.spans import Span, Spans
@@ -97,26 +96,27 @@ class PipelineCheck:
         self._reading = reading
         self._report = report
         self._now = now
+        self._standing = Standing(admin, reading.warehouse, report)
         # Without a beginning the window goes back as far as rows are kept.
         self._window = window if window.since is not None else Window(now - self._kept(), window.until)
 
     def run(self) -> None:
         spec, report = self._spec, self._report
-        committed = self._admin.committed(loader_group(spec.topic.name))
-        committed |= self._admin.committed(loader_group(spec.dead_letters.topic))
         topics = self._admin.topics([spec.topic.name, spec.dead_letters.topic])
         topic, dlq = topics.get(spec.topic.name), topics.get(spec.dead_letters.topic)
         if topic is None:
             report.unprovable(f"there is no topic {spec.topic.name}: run `tidewatch spec apply`")
             return
         report.topic_id = topic.topic_id
-        covered = stretches(self._admin, topic, committed, self._window)
+        # Both before the end of either log is read: the loader's offsets and its letters may be committed together.
+        positions = self._positions(topic)
+        of_letters = self._positions(dlq) if dlq is not None else None
+        covered = stretches(self._admin, topic, positions, self._window)
         book = LetterBook(Tally())
-        if dlq is not None:
-            # To its end: the letter of a record in the window may be younger than the window.
-            of_letters = stretches(self._admin, dlq, committed, replace(self._window, until=None))
+        if dlq is not None and of_letters is not None:
             book = self._letters(dlq, of_letters)
         subject = Subject(topic.name, topic.topic_id, spec.table.name, has_letters=True)
+        self._standing.judge(topic, subject, positions, covered)
         covered = self._past(subject, covered)
         report.stretches = covered
         tally = Tallying(subject, self._reading, known=book.known(topic.topic_id)).run(covered)
@@ -130,14 +130,20 @@ class PipelineCheck:
         if self._asked.since is None:
             report.history = self._reading.warehouse.incarnations(spec.table.name, topic.topic_id)
 
+    def _positions(self, topic: Topic) -> Positions:
+        return read_positions(self._admin, topic, reached(self._clickhouse, topic.topic_id))
+
     def _kept(self) -> timedelta:
         """How long rows are kept for certain: ClickHouse drops them by day."""
         age = self._spec.table.ttl
         return min(_HORIZON, age - timedelta(days=1)) if age is not None else _HORIZON
 
-    def _letters(self, dlq: Topic, covered: list[Stretch]) -> LetterBook:
+    def _letters(self, dlq: Topic, positions: Positions) -> LetterBook:
         report, warehouse = self._report, self._reading.warehouse
+        # To its end: the letter of a record in the window may be younger than the window.
+        covered = stretches(self._admin, dlq, positions, replace(self._window, until=None))
         subject = Subject(dlq.name, dlq.topic_id, LETTERS, has_letters=False)
+        self._standing.judge(dlq, subject, positions, covered)
         book = read_letters(subject, covered, self._reading)
         for letter in book.lost:
             partition, offset = letter.place

@@ -92,6 +92,9 @@ _LAST_BEFORE = """
 SELECT `partition`, max(`last`) FROM ledger_ranges
 WHERE topic_id = {topic_id:String} AND max_appended_ms BETWEEN 1 AND {since_ms:Int64} - 1 GROUP BY `partition`
 """
+_REACHED = """
+SELECT `partition`, max(`last`) + 1 FROM ledger_ranges WHERE topic_id = {topic_id:String} GROUP BY `partition`
+"""
 _FOREVER_MS = 1 << 62
 _UNKNOWN_TABLE = 60
 
@@ -114,6 +117,11 @@ def read_ranges(
 def last_before(clickhouse: ClickHouse, topic_id: str, since_ms: int) -> dict[int, int]:
     """By partition, the last offset of the ranges that were appended before `since_ms`."""
     return dict(_query(clickhouse, _LAST_BEFORE, {"topic_id": topic_id, "since_ms": since_ms}))
+
+
+def reached(clickhouse: ClickHouse, topic_id: str) -> dict[int, int]:
+    """By partition, the offset that the loader had committed at least: a record is written after its commit only."""
+    return dict(_query(clickhouse, _REACHED, {"topic_id": topic_id}))
 
 
 def _query(clickhouse: ClickHouse, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

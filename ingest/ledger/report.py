@@ -21,6 +21,7 @@ Kind = Literal[
     "unknown_row",  # a row whose offset holds no committed record
     "lost_letter",  # a dead letter that Kafka holds and the warehouse does not
     "double_letter_row",  # a dead letter that stands in the warehouse twice
+    "position_moved",  # the loader's committed offset was set back
     "outbox_mismatch",  # committed rows that are neither emitted nor waiting, or emitted rows that were not committed
 ]
 
@@ -82,7 +83,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The offsets `first <= offset < stop` of a partition that the window covers; `oldest` is the log's own start."""
+    """The offsets `first <= offset < stop` of a partition that the window covers; `oldest` is the log's own start.
+
+    `committed` is how far the loader has come: by its group's offset, or by range records that reach further.
+    """
 
     partition: int
     oldest: int

@@ -42,6 +42,9 @@ _STRAY = """
 SELECT p, o, countIf(letter = 0) AS rows, countIf(letter = 1) AS letters FROM ({source})
 GROUP BY p, o ORDER BY p, o LIMIT 100000
 """
+_AHEAD = """
+SELECT p, uniqExact(o), max(o) FROM ({source}) GROUP BY p
+"""
 _INCARNATIONS = """
 SELECT _topic_id, count(), uniqExact(_partition, _offset), toString(min({time})), toString(max({time}))
 FROM {table} WHERE _topic_id != {{topic_id:String}} {where} GROUP BY _topic_id ORDER BY min({time})
@@ -85,6 +88,13 @@ class Repeated(NamedTuple):
     project: str
     event_id: str
     places: list[tuple[int, int]]
+
+
+class Ahead(NamedTuple):
+    """What is held beyond the loader's position."""
+
+    offsets: int
+    last: int
 
 
 class Counts(NamedTuple):
@@ -188,6 +198,23 @@ class Warehouse:
         }
         rows = self._ask(_STRAY.format(source=_source(table, where, letters=letters)), parameters)
         return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+    def ahead(self, table: str, topic_id: str, stretches: Sequence[Stretch], *, letters: bool) -> dict[int, Ahead]:
+        """By partition, what is held from the stretch's `committed` on, within the log; without one, of all offsets."""
+        where = (
+            "{p} BETWEEN 0 AND {{most:Int32}} AND {o} >= {{lowest:Int64}}"
+            " AND {o} >= {{starts:Array(Int64)}}[{p} + 1] AND {o} < {{ends:Array(Int64)}}[{p} + 1]"
+        )
+        starts = [stretch.committed or 0 for stretch in stretches]
+        parameters = {
+            "topic_id": topic_id,
+            "most": len(stretches) - 1,
+            "lowest": min(starts, default=0),
+            "starts": starts,
+            "ends": [stretch.end for stretch in stretches],
+        }
+        rows = self._ask(_AHEAD.format(source=_source(table, where, letters=letters)), parameters)
+        return {row[0]: Ahead(row[1], row[2]) for row in rows}
 
     def incarnations(self, table: str, topic_id: str) -> list[Incarnation]:
         """Rows of other topic ids."""

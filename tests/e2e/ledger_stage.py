@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from ingest.ledger.check import check
 from ingest.ledger.positions import loader_group
@@ -121,13 +122,21 @@ class LedgerStage:
             body = "\n".join(map(json.dumps, rows[start : start + 100_000])).encode()
             self.clickhouse.insert_body(f"INSERT INTO {self.spec.table.name} FORMAT JSONEachRow", body)
 
-    def commit(self, partition: int, offset: int, topic: str = "") -> None:
+    def commit(self, partition: int, offset: int, topic: str = "", metadata: str = "") -> None:
         name = topic or self.spec.topic.name
         consumer = Consumer(consumer_config(self.settings.kafka, "test", loader_group(name)))
-        (done,) = consumer.commit(offsets=[TopicPartition(name, partition, offset)], asynchronous=False) or [None]
+        (done,) = consumer.commit(offsets=[TopicPartition(name, partition, offset, metadata)], asynchronous=False) or [
+            None
+        ]
         assert done is not None
         assert done.error is None
         consumer.close()
+
+    def forget_offsets(self) -> None:
+        """As after the group's offsets have expired."""
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap})
+        for future in admin.delete_consumer_groups([loader_group(self.spec.topic.name)]).values():
+            future.result(20)
 
     def bury(self, offset: int, partition: int = 0, *, load: bool = True) -> int:
         """A dead letter of that record, in Kafka and (with `load`) in the warehouse; its offset."""

@@ -16,6 +16,8 @@ import pytest
 from ingest.ledger import tally, warehouse
 from ingest.ledger.report import Verdict, receipt
 from ingest.ledger.window import Window
+from ingest.loader.blocks import Range
+from ingest.loader.intents import Intent, encode, mark
 from tests.e2e.ledger_stage import ROOT, LedgerStage, details, envelope, found, ledger_stage
 from tidewatch.settings import ClickHouse as ClickHouseSettings
 from tidewatch.settings import Kafka
@@ -95,9 +97,97 @@ def test_records_beyond_the_committed_offset_are_pending_not_lost(stage: LedgerS
 
 def test_rows_inserted_before_their_offset_is_committed_are_loaded(stage: LedgerStage) -> None:
     stage.produce(10)
+    stage.commit(0, 0, metadata=intent(stage, 0, 9))
     stage.load(commit=False)
     report = stage.check()
     assert (report.verdict, report.terms.loaded, report.terms.pending) == (Verdict.BALANCED, 10, 0)
+
+
+def intent(stage: LedgerStage, first: int, last: int) -> str:
+    return encode(Intent(stage.topic_id, (Range(0, first, last),), "judge", 1, 2, 0))
+
+
+def test_records_lost_before_the_committed_offsets_were_forgotten_are_named_all_the_same(stage: LedgerStage) -> None:
+    stage.produce(2000)
+    stage.load()
+    stage.ranges((0, 1499, 1500, 0), (1500, 1999, 500, 0))
+    stage.delete("_offset BETWEEN 10 AND 400 OR _offset >= 1500")
+    stage.forget_offsets()
+    report = stage.check()
+    assert report.verdict is Verdict.NOT_BALANCED
+    assert found(report) == [("gap", 0, 10, 400, 391), ("gap", 0, 1500, 1999, 500)]
+    assert (report.terms.lost, report.terms.pending) == (891, 0)
+    assert "no committed offset for partition 0" in report.notes[0]
+
+
+def test_forgotten_offsets_alone_leave_a_proof_by_range_records(stage: LedgerStage) -> None:
+    stage.produce(20)
+    stage.load()
+    stage.ranges((0, 19, 20, 0))
+    stage.produce(5)
+    stage.forget_offsets()
+    report = stage.check()
+    assert (report.verdict, report.terms.pending) == (Verdict.BALANCED, 5)
+
+
+@pytest.mark.parametrize("ranges", [(), ((0, 9, 10, 0),)])
+def test_rows_without_a_committed_offset_prove_nothing_beyond_the_range_records(
+    stage: LedgerStage, ranges: tuple[tuple[int, int, int, int], ...]
+) -> None:
+    stage.produce(20)
+    stage.load()
+    stage.ranges(*ranges)
+    stage.delete("_offset = 14")
+    stage.forget_offsets()
+    report = stage.check()
+    assert (report.verdict, found(report)) == (Verdict.NOT_PROVABLE, [])
+    rows = 9 if ranges else 19
+    assert f"no committed offset for partition 0 though {rows} rows are loaded" in report.why
+
+
+def test_a_letter_without_a_committed_offset_speaks_against_pending(stage: LedgerStage) -> None:
+    stage.produce(5)
+    stage.bury(3)
+    assert "no committed offset for partition 0 though 1 rows" in stage.check().why
+
+
+@pytest.mark.parametrize("ranges", [(), ((0, 19, 20, 0),)])
+def test_an_offset_that_was_set_back_is_said(stage: LedgerStage, ranges: tuple[tuple[int, int, int, int], ...]) -> None:
+    stage.produce(20)
+    stage.load()
+    stage.ranges(*ranges)
+    stage.commit(0, 15)
+    report = stage.check()
+    assert found(report) == [("position_moved", 0, 15, 19, 5)]
+    assert "the committed offset is 15" in details(report)
+    stage.delete("_offset = 17")
+    lost = [("gap", 0, 17, 17, 1)] if ranges else []
+    assert found(stage.check()) == [*lost, ("position_moved", 0, 15, 19, 5)]
+
+
+def test_rows_beyond_the_intent_that_was_committed_are_a_position_set_back(stage: LedgerStage) -> None:
+    stage.produce(20)
+    stage.load()
+    stage.commit(0, 10, metadata=intent(stage, 10, 14))
+    assert found(stage.check()) == [("position_moved", 0, 15, 19, 5)]
+
+
+def test_an_offset_committed_for_an_earlier_topic_is_no_position(stage: LedgerStage) -> None:
+    stage.produce(10)
+    stage.commit(0, 8, metadata=mark("AnEarlierTopicsIdentity"))
+    report = stage.check()
+    assert (found(report), report.terms.pending) == ([], 10)
+
+
+def test_a_letters_group_that_was_set_back_is_said(stage: LedgerStage) -> None:
+    stage.produce(5)
+    stage.load(skip=[1, 2])
+    stage.bury(1)
+    stage.bury(2)
+    dlq = stage.spec.dead_letters.topic
+    stage.commit(0, 0, dlq)
+    report = stage.check()
+    assert [(f.kind, f.topic) for f in report.findings] == [("position_moved", dlq)]
 
 
 def test_a_committed_offset_moved_past_unloaded_records_is_a_gap(stage: LedgerStage) -> None:
