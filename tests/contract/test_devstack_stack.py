@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -81,7 +82,13 @@ def test_every_part_is_up_and_found(stack: Stack) -> None:
 
 def test_prometheus_scrapes_every_service_of_ours(stack: Stack) -> None:
     assert stack.prometheus is not None
-    targets = httpx.get(f"{stack.prometheus.url}/api/v1/targets", timeout=10).json()["data"]["activeTargets"]
+    targets: list[Any] = []
+    # It reads its targets some seconds after it is ready.
+    for _ in range(300):
+        targets = httpx.get(f"{stack.prometheus.url}/api/v1/targets", timeout=10).json()["data"]["activeTargets"]
+        if targets:
+            break
+        time.sleep(0.1)
     assert {target["labels"]["service"] for target in targets} == {"gateway", "relay", "loader", "loader-2"}
 
 
