@@ -105,7 +105,7 @@ class Tallying:
             self._tally.loaded += counts.rows
             self._tally.dead += counts.letters
             self._cut()
-        elif self._too_far(stretch, first):
+        elif self._too_far(stretch, first) and counts.single:
             self._tally.unread += stop - first - counts.offsets
             self._tally.records += counts.offsets
             self._tally.loaded += counts.rows

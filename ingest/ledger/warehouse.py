@@ -103,9 +103,14 @@ class Counts(NamedTuple):
     offsets: int
     """Distinct ones, of rows and letters together."""
 
+    @property
+    def single(self) -> bool:
+        """Whether no offset has more than one row or letter."""
+        return self.rows + self.letters == self.offsets
+
     def fill(self, span: int) -> bool:
         """Whether each of `span` offsets has exactly one row or letter."""
-        return self.rows + self.letters == self.offsets == span
+        return self.single and self.offsets == span
 
 
 NOTHING = Counts(0, 0, 0)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from confluent_kafka import Message
 
+from ingest.ledger import tally
 from ingest.ledger.past import Hole, arrange
 from ingest.ledger.positions import loader_group
 from ingest.ledger.ranges import RangeRecord, RangeWriter
 from ingest.ledger.report import PipelineReport, Report, Stretch, Verdict, receipt
 from ingest.ledger.spans import Span, Spans, runs
+from ingest.ledger.warehouse import Counts, Held
 from ingest.ledger.window import Window, parse_time
 from ingest.loader.service import group_of
 from tidewatch.errors import ClickHouseUnavailable, UsageError
@@ -176,3 +181,42 @@ def test_an_outage_that_lasts_drops_the_oldest_and_never_blocks() -> None:
     assert warehouse.asked.wait(10)
     assert not ranges.close(timeout=0.2)
     assert ranges.dropped >= 15
+
+
+class Chunks:
+    """A warehouse with these counts by chunk of partition 0, and these rows in each chunk that is asked for."""
+
+    def __init__(self, counts: dict[int, Counts], rows: dict[int, int]) -> None:
+        self.counts = counts
+        self.rows = rows
+
+    def chunks(self, *_: Any, **__: Any) -> dict[tuple[int, int], Counts]:
+        return {(0, chunk): counts for chunk, counts in self.counts.items()}
+
+    def positions(self, _: str, __: str, ___: int, first: int, stop: int, **____: Any) -> Held:
+        return Held({offset: rows for offset, rows in self.rows.items() if first <= offset < stop})
+
+
+class Log:
+    """Records at every offset."""
+
+    reached = 0
+
+    def read(self, topic: str, partition: int, first: int, stop: int) -> Iterator[Message]:
+        for offset in range(first, stop):
+            self.reached = offset + 1
+            message = Mock(Message)
+            message.offset.return_value = offset
+            yield message
+
+
+def test_a_double_far_beyond_the_position_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "CHUNK", 8)
+    monkeypatch.setattr(tally, "READ_IN_FLIGHT", 20)
+    full, doubled = Counts(8, 0, 8), Counts(9, 0, 8)
+    chunks = Chunks({1: doubled, 2: full}, {offset: 1 + (offset == 11) for offset in range(8, 16)})
+    reading = tally.Reading(chunks, Log())  # type: ignore[arg-type]
+    subject = tally.Subject("t", "id", "table", has_letters=True)
+    found = tally.Tallying(subject, reading).run([Stretch(0, 0, 40, 0, 40, 0)])
+    assert [(span.first, span.last, span.count) for span in found.doubles.found] == [(11, 11, 1)]
+    assert (found.loaded, found.unread, found.records) == (16, 24, 16)
