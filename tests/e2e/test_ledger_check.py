@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ingest.ledger import tally, warehouse
+from ingest.ledger import past, tally, warehouse
 from ingest.ledger.report import Verdict, receipt
 from ingest.ledger.window import Window
 from ingest.loader.blocks import Range
@@ -330,6 +330,24 @@ def test_after_retention_range_records_prove_the_past(stage: LedgerStage) -> Non
     assert [f.detail for f in report.findings if f.first == 10] == [
         "1 of offsets 10, 12; the others never held a record"
     ]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5000])
+def test_after_retention_a_row_moved_into_another_range_is_missed_where_it_was(
+    stage: LedgerStage, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(past, "_RANGES_AT_ONCE", at_once)
+    stage.transaction(4)
+    stage.transaction(4)
+    stage.transaction(4)
+    stage.produce(1)
+    stage.load()
+    stage.ranges((0, 4, 4, 0), (5, 9, 4, 0), (10, 15, 5, 0))
+    stage.expire(16)
+    assert stage.check().verdict is Verdict.BALANCED
+    stage.delete("_offset = 2")
+    stage.insert([(0, 9)])  # where the marker of the second transaction stood
+    assert found(stage.check()) == [("gap", 0, 2, 4, 1), ("unknown_row", 0, 5, 9, 1)]
 
 
 def test_after_retention_nothing_is_provable_without_range_records(stage: LedgerStage) -> None:
