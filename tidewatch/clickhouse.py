@@ -21,6 +21,12 @@ Parameters = Mapping[str, Any]
 Options = Mapping[str, Any]
 
 _CODE = re.compile(r"(?:Code: |error code )(\d+)")
+# Unknown table, unknown database, wrong password.
+_FIXES = {
+    60: "run `tidewatch spec apply`, or check that TIDEWATCH_CLICKHOUSE__DATABASE names the right one",
+    81: "run `tidewatch spec apply`, or check that TIDEWATCH_CLICKHOUSE__DATABASE names the right one",
+    516: "check TIDEWATCH_CLICKHOUSE__USER and TIDEWATCH_CLICKHOUSE__PASSWORD",
+}
 # Network, timeouts and a server that is going or coming: the statement may be repeated under its token.
 _AWAY_CODES = frozenset({159, 160, 198, 209, 210, 279, 236, 394})
 
@@ -36,19 +42,15 @@ class ClickHouse:
         self, settings: ClickHouseSettings, *, database: str | None = None, timeout_seconds: float | None = None
     ) -> None:
         """`database` replaces the one of the settings."""
-        url = urlsplit(settings.url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise SettingsError(
-                f"{settings.url!r} is no ClickHouse URL", fix="write http://host:8123 or https://host:8443"
-            )
+        host, port, secure = _address(settings.url)
         self.settings = settings
         self.database = database or settings.database
         timeout = timeout_seconds or settings.timeout_seconds
         with _translated("connecting"):
             self._client: Client = clickhouse_connect.get_client(
-                host=url.hostname,
-                port=url.port or (8443 if url.scheme == "https" else 8123),
-                secure=url.scheme == "https",
+                host=host,
+                port=port,
+                secure=secure,
                 username=settings.user,
                 password=settings.password.get_secret_value(),
                 database=self.database,
@@ -140,6 +142,18 @@ class ClickHouse:
             return [tuple(row) for row in result.result_rows]
 
 
+def _address(text: str) -> tuple[str, int, bool]:
+    """(host, port, whether by TLS). An URL that is none is not shown: people write passwords into them."""
+    try:
+        url = urlsplit(text)
+        if url.scheme in ("http", "https") and url.hostname:
+            secure = url.scheme == "https"
+            return url.hostname, url.port or (8443 if secure else 8123), secure
+    except ValueError:
+        pass  # its message quotes the URL
+    raise SettingsError("TIDEWATCH_CLICKHOUSE__URL is no URL", fix="write http://host:8123 or https://host:8443")
+
+
 def _params(parameters: Parameters | None) -> dict[str, Any] | None:
     return dict(parameters) if parameters else None
 
@@ -152,7 +166,7 @@ def _translated(doing: str) -> Iterator[None]:
         code = getattr(error, "code", None) or _code_in(str(error))
         if code in _AWAY_CODES or (not code and _is_transport(error)):
             raise _away(doing, error, code) from error
-        fix = "the server's message says what it refused; `clickhouse-client` shows the same"
+        fix = _FIXES.get(code, "the server's message says what it refused; `clickhouse-client` shows the same")
         raise ClickHouseError(f"ClickHouse refused while {doing}: {_short(error)}", fix=fix, code=code) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _away(doing, error, 0) from error
@@ -160,7 +174,8 @@ def _translated(doing: str) -> Iterator[None]:
 
 def _away(doing: str, error: Exception, code: int) -> ClickHouseUnavailable:
     fix = "check that ClickHouse runs and TIDEWATCH_CLICKHOUSE__URL names it"
-    return ClickHouseUnavailable(f"ClickHouse did not answer while {doing}: {_short(error)}", fix=fix, code=code)
+    why = _short(error if code else _root(error))
+    return ClickHouseUnavailable(f"ClickHouse did not answer while {doing}: {why}", fix=fix, code=code)
 
 
 def _code_in(text: str) -> int:
@@ -178,6 +193,13 @@ def _is_transport(error: BaseException) -> bool:
     return False
 
 
-def _short(error: Exception) -> str:
+def _root(error: BaseException) -> BaseException:
+    """What the network said: the wrappers around it fill a screen with addresses of objects."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 600 else text[:600] + "…"
