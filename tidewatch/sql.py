@@ -18,10 +18,10 @@ from tidewatch.settings import Store
 _BUSY_MS = 5000
 
 
-def open_store(settings: Store) -> Engine:
+def open_store(settings: Store, *, existing: bool = False) -> Engine:
     """An engine whose every commit is on disk when it returns. Raises SettingsError for a URL of another kind.
 
-    Its errors name no parameters: a traceback in the log would quote the event.
+    With `existing`, for those who only read: no SQLite file is made; StoreUnavailable when there is none. Its errors name no parameters: a traceback in the log would quote the event.
     """
     try:
         url = make_url(settings.url.get_secret_value())
@@ -30,6 +30,11 @@ def open_store(settings: Store) -> Engine:
             "TIDEWATCH_STORE__URL is no database URL", fix="write sqlite:///path or postgresql+psycopg://…"
         ) from error
     if url.drivername == "sqlite":
+        if existing and not Path(url.database or "").is_file():
+            raise StoreUnavailable(
+                f"there is no SQLite file {url.database}",
+                fix="let TIDEWATCH_STORE__URL name the gateway's store; the gateway makes it when it starts",
+            )
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, hide_parameters=True)

@@ -38,7 +38,7 @@ class Sources:
             admin=_tried(lambda: KafkaAdmin(settings.kafka, client_id="tidewatch-ledger")),
             reader=LogReader(settings.kafka),
             clickhouse=_tried(lambda: ClickHouse(settings.clickhouse)),
-            store=_tried(lambda: open_store(settings.store)),
+            store=_tried(lambda: open_store(settings.store, existing=True)),
             progress=progress or _ignore,
         )
 

@@ -43,6 +43,14 @@ def accept(stage: LedgerStage, count: int) -> None:
     asyncio.run(run())
 
 
+def test_a_check_makes_no_store_where_there_is_none(stage: LedgerStage, tmp_path: Path) -> None:
+    store = Store(url=SecretStr(f"sqlite:///{tmp_path}/nowhere/store.db"))
+    stage.settings = stage.settings.model_copy(update={"store": store})
+    report = stage.check()
+    assert (report.verdict, "SQL store" in report.why) == (Verdict.NOT_PROVABLE, True)
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_committed_is_emitted_and_waiting_until_a_row_disappears(stage: LedgerStage) -> None:
     accept(stage, 5)
     engine = open_store(stage.settings.store)

@@ -1,13 +1,16 @@
+import traceback
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from tidewatch.clickhouse import ClickHouse
 from tidewatch.clock import ManualClock, SystemClock
 from tidewatch.errors import SettingsError, StoreError, StoreUnavailable
+from tidewatch.settings import ClickHouse as ClickHouseSettings
 from tidewatch.settings import Store
-from tidewatch.sql import open_store, translated
+from tidewatch.sql import open_store, reading, translated
 
 
 def test_sqlite_is_durable_and_writes_are_serialised(tmp_path: Path) -> None:
@@ -36,6 +39,33 @@ def test_errors_are_translated_without_the_parameters(tmp_path: Path) -> None:
         connection.execute(text("INSERT INTO missing VALUES (:x)"), {"x": "private"})
     assert "private" not in str(caught.value)
     engine.dispose()
+
+
+def test_a_store_that_must_exist_is_not_made(tmp_path: Path) -> None:
+    store = Store(url=SecretStr(f"sqlite:///{tmp_path}/deep/store.db"))
+    with pytest.raises(StoreUnavailable) as caught:
+        open_store(store, existing=True)
+    assert "store.db" in caught.value.what
+    assert caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+    made = open_store(store)
+    with made.begin() as connection:
+        connection.execute(text("CREATE TABLE t (x INTEGER)"))
+    made.dispose()
+    there = open_store(store, existing=True)
+    with reading(there) as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+    there.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://u:hunter2@h:8123", "u:hunter2@h", "http://u:hunter2/x@h:8123", "http://u:hunter2@[h"]
+)
+def test_an_address_of_clickhouse_that_is_none_is_refused_without_showing_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        ClickHouse(ClickHouseSettings(url=url))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown
 
 
 def test_a_manual_clock_moves_only_when_moved() -> None:
