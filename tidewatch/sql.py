@@ -21,7 +21,8 @@ _BUSY_MS = 5000
 def open_store(settings: Store, *, existing: bool = False) -> Engine:
     """An engine whose every commit is on disk when it returns. Raises SettingsError for a URL of another kind.
 
-    With `existing`, for those who only read: no SQLite file is made; StoreUnavailable when there is none. Its errors name no parameters: a traceback in the log would quote the event.
+    With `existing`, for those who only read: no SQLite file is made; StoreUnavailable when there is none.
+    The engine's errors name no parameters: a traceback in the log would quote the event.
     """
     try:
         url = make_url(settings.url.get_secret_value())
