@@ -19,6 +19,9 @@ def show(report: Report, console: Console) -> None:
     """Findings beyond the first fifty are counted, and left to `--json`."""
     console.print(f"Ledger, {_window(report)}", style="bold")
     console.print(_terms(report))
+    for pipeline in report.pipelines:
+        for line in _before_the_log(pipeline):
+            console.print(Text(f"  {pipeline.pipeline}: {line}", style="dim"), soft_wrap=True)
     _findings(report, console)
     _unprovable(report, console)
     for pipeline in report.pipelines:
@@ -33,18 +36,20 @@ def show(report: Report, console: Console) -> None:
 
 
 def _terms(report: Report) -> Table:
-    table = Table("pipeline", box=None, pad_edge=False)
+    # Narrow, because a pipe and an old terminal have 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("pipeline", no_wrap=True)
     for heading in ("accepted", "loaded", "dead letters", "pending", "lost", "no record"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    table.add_column("verdict", no_wrap=True)
     table.add_column("why")
     for pipeline in report.pipelines:
         terms = pipeline.terms
         dead = sum(terms.dead_lettered.values())
         counts = (terms.accepted, terms.loaded, dead, terms.pending, terms.lost, terms.control + terms.expired)
-        table.add_row(pipeline.pipeline, *(f"{count:,}" for count in counts), _verdict(pipeline.verdict), pipeline.why)
-        for line in _before_the_log(pipeline):
-            table.add_row(Text(f"  {line}", style="dim"))
+        # What is not provable takes sentences, which stand below the table.
+        why = "see below" if pipeline.verdict is Verdict.NOT_PROVABLE else pipeline.why
+        table.add_row(pipeline.pipeline, *(f"{count:,}" for count in counts), _verdict(pipeline.verdict), why)
     return table
 
 
@@ -81,7 +86,7 @@ def _unprovable(report: Report, console: Console) -> None:
         for item in pipeline.not_provable[:_LISTED]:
             place = f" {item.topic}[{item.partition}]" if item.partition is not None else ""
             offsets = f" offsets {_offsets(item.first, item.last)}" if item.first is not None else ""
-            console.print(Text(f"? {pipeline.pipeline}:{place}{offsets}: {item.why}", style="yellow"))
+            console.print(Text(f"? {pipeline.pipeline}{place}{offsets}: {item.why}", style="yellow"), soft_wrap=True)
 
 
 def _offsets(first: int | None, last: int | None) -> str:

@@ -53,9 +53,10 @@ def ranges(*, pipeline: Pipelines = None, since: From = None, until: To = None, 
     window = _window(since, until, datetime.now(UTC))
     bounds = [int(time.timestamp() * 1000) if time else None for time in (window.since, window.until)]
     since_ms, until_ms = bounds[0] or 0, bounds[1] or 1 << 62
+    specs = _chosen(pipeline)
     found: list[RangeRecord] = []
     with KafkaAdmin(settings.kafka) as admin, ClickHouse(settings.clickhouse) as clickhouse:
-        for topic in admin.topics([spec.topic.name for spec in _chosen(pipeline)]).values():
+        for topic in admin.topics([spec.topic.name for spec in specs]).values():
             found += read_ranges(clickhouse, topic.topic_id, since_ms, until_ms)
     if as_json:
         for record in found:

@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong use or cancelled, 3 a check found a problem,
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import pkgutil
 import sys
@@ -61,21 +62,35 @@ def _mount(wanted: str) -> None:
 
 
 def main() -> None:
-    """Run the command; a TidewatchError is shown as what happened and how to fix it, never as a traceback."""
+    """Run the command; a TidewatchError is shown as what happened and how to fix it, never as a traceback.
+
+    So is a file that the system does not let us have.
+    """
     _mount(sys.argv[1] if len(sys.argv) > 1 else "")
+    # Commands without logs of their own leave it to their errors to say what the libraries met.
+    logging.getLogger().addHandler(logging.NullHandler())
     # With no other system named in the environment, commands find the local stack that runs in this directory.
     os.environ.update(local_environment(os.environ))
     try:
         app()
     except TidewatchError as error:
-        console = Console(stderr=True, highlight=False)
         place = f"{error.where}: " if error.where else ""
-        # Escaped, because a message may quote what somebody sent.
-        console.print(f"[bold red]error[/]: {escape(place + error.what)}", soft_wrap=True)
-        console.print(f"  [bold]fix[/]: {escape(error.fix)}", soft_wrap=True)
+        _show(place + error.what, error.fix)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _show(f"{error.filename}: {error.strerror}", "check the path and its permissions, or name another")
+        sys.exit(TidewatchError.exit_code)
+
+
+def _show(what: str, fix: str) -> None:
+    console = Console(stderr=True, highlight=False)
+    # Escaped, because a message may quote what somebody sent.
+    console.print(f"[bold red]error[/]: {escape(what)}", soft_wrap=True)
+    console.print(f"  [bold]fix[/]: {escape(fix)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import inspect
 
 from ingest.outbox.claims import Depth, depth
 from ingest.outbox.service import outbox_pipelines, run_relay
-from ingest.outbox.tables import prepare
+from ingest.outbox.tables import outbox
+from tidewatch.errors import UsageError
 from tidewatch.settings import load_settings
 from tidewatch.spec import load_all
-from tidewatch.sql import open_store
+from tidewatch.sql import open_store, translated
 from tidewatch.telemetry.logs import configure_logs
 
 app = typer.Typer(help="Database-first pipelines: rows of the SQL store on their way to Kafka.", no_args_is_help=True)
@@ -36,7 +38,15 @@ def status(
     """Rows committed, emitted and waiting, of each pipeline that has an outbox."""
     settings = load_settings()
     engine = open_store(settings.store)
-    prepare(engine)
+    with translated("looking for the outbox"):
+        exists = inspect(engine).has_table(outbox.name)
+    if not exists:
+        # Zeros from a store that is not the one would say that all is well.
+        raise UsageError(
+            "the store holds no outbox",
+            where=engine.url.render_as_string(hide_password=True),
+            fix="check TIDEWATCH_STORE__URL; the gateway and the relay make the tables when they start",
+        )
     found = {spec.name: depth(engine, spec.name) for spec in outbox_pipelines(load_all(settings.pipelines))}
     engine.dispose()
     now = datetime.now(UTC)

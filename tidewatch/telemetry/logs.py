@@ -46,8 +46,11 @@ def configure_logs(service: str, settings: Telemetry) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in ("kafka", "httpx", "httpcore", "urllib3", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # These raise what they also log, several lines for each try, and our own errors say it once.
+    for noisy in ("kafka", "urllib3", "clickhouse_connect"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(service=service)
 
 
