@@ -49,8 +49,15 @@ def _terms(report: Report) -> Table:
         counts = (terms.accepted, terms.loaded, dead, terms.pending, terms.lost, terms.control + terms.expired)
         # What is not provable takes sentences, which stand below the table.
         why = "see below" if pipeline.verdict is Verdict.NOT_PROVABLE else pipeline.why
-        table.add_row(pipeline.pipeline, *(f"{count:,}" for count in counts), _verdict(pipeline.verdict), why)
+        cells = [f"{count:,}" for count in counts] if _was_read(pipeline) else ["–"] * len(counts)
+        table.add_row(pipeline.pipeline, *cells, _verdict(pipeline.verdict), why)
     return table
+
+
+def _was_read(pipeline: PipelineReport) -> bool:
+    """False: a source was away, and a count of zero would be a count of nothing."""
+    away = any(unprovable.partition is None for unprovable in pipeline.not_provable)
+    return bool(pipeline.stretches) and not (away and pipeline.terms.accepted == 0)
 
 
 def _before_the_log(pipeline: PipelineReport) -> list[str]:
