@@ -55,12 +55,15 @@ class Baseline:
         self._like = self._comparable_lags()
         self._around = self._around_lags(tuning.spread_days)
         self._week = np.arange(1, 7 * per_day + 1)
+        self._lately = np.arange(1, tuning.spread_days * per_day + 1)
         self._spreads = [math.nan, math.nan]
         self._losses = [math.inf, math.inf]
         self._clips = [math.inf, math.inf]
         self._refresh_at = 0
         self.typical = math.nan
         """Median root of the past week."""
+        self.large = 0.0
+        """Root of what would be a large count at any hour: some deviations above the mean of the past two weeks."""
 
     def expect(self, bucket: int, *, least_spread: float) -> Expected | None:
         """None while the past holds too little that compares."""
@@ -129,6 +132,8 @@ class Baseline:
         self._refresh_at = bucket + self._hour
         week = self._roots.at(bucket + 1, self._week)
         self.typical = float(np.median(week)) if len(week) else math.nan
+        lately = self._roots.at(bucket + 1, self._lately).astype(np.float64) ** 2
+        self.large = math.sqrt(lately.mean() + self._tuning.large_deviations * lately.std()) if len(lately) else 0.0
         for which in (0, 1):
             errors = np.abs(self._residuals.all(which))
             if len(errors) < max(LEAST_RESIDUALS, self.per_day):

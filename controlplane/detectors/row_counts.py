@@ -120,6 +120,8 @@ class RowCounts:
         noise = [self._noise(centre, expected.spread) for centre in centres]
         low = min(min(centres) - self._usual(self._too_few, bucket, expected), *(below for below, _ in noise))
         high = max(max(centres) + self._usual(self._too_many, bucket, expected), *(above for _, above in noise))
+        # Upwards also held against the whole fortnight: a quiet hour that doubles wakes nobody, a loss always counts.
+        high += self._tuning.large_share * max(0.0, self._baseline.large - high)
         if len(comparable):
             # What half of all comparable buckets showed is usual, however the centre moved. Below by a spread more:
             # of a young series' quiet days one is known, or two.

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    spreads: float = 4.5
+    spreads: float = 4.0
     """The band reaches at least so many robust spreads (in roots of rows) from the centre …"""
-    beyond_usual: float = 1.0
+    beyond_usual: float = 0.7
     """… and so many times as far as the surprise that comes about `surprises_per_week` times a week."""
+    large_share: float = 0.5
+    """The upper edge lies by this share of the way towards what would be large at any hour …"""
+    large_deviations: float = 2.0
+    """… so many standard deviations above the mean of the past two weeks: a surge has to matter, too."""
     surprises_per_week: float = 1.5
     surprise_days: int = 28
     surprise_hours_apart: int = 6
