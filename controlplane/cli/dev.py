@@ -118,8 +118,9 @@ def down(
 
 
 def _in_foreground(options: StackOptions) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # they end it as Ctrl-C does
+    # They all end it as Ctrl-C does; SIGINT, too, which a shell makes its background jobs ignore.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     if state.is_running(options.directory):
         running = state.running(options.directory)
         raise Refused(f"a local stack runs here already, as process {running.pid}", fix="`tidewatch dev down` stops it")
